@@ -1,0 +1,115 @@
+"""Strict, frozen configuration: dataclass <-> JSON, change by path, fingerprint.
+
+A component declares its own configuration beside itself with `@configclass`. Reading is strict at
+every level: an unknown key, a wrong type or an impossible value raises `ConfigError` with the path
+of the field. Runtime objects (device, rank, tokenizer) never go into a configuration.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+from valor.errors import ConfigError
+
+T = TypeVar("T")
+Config = TypeVar("Config")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def configclass(cls: type[T]) -> type[T]:
+    """Make a frozen, keyword-only, slotted dataclass that is read strictly from JSON."""
+    annotations = {"__pydantic_config__": ClassVar[dict], **cls.__dict__.get("__annotations__", {})}
+    cls.__annotations__ = annotations
+    cls.__pydantic_config__ = {"extra": "forbid", "strict": True}  # pyright: ignore
+    return dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)
+
+
+@lru_cache(maxsize=None)
+def _adapter(cls: type) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """Return the configuration as plain JSON values."""
+    return _adapter(type(config)).dump_python(config, mode="json")
+
+
+def to_json(config: object) -> str:
+    """Return the configuration as indented JSON text."""
+    return json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_dict(cls: type[Config], values: Mapping[str, Any], *, where: str = "config") -> Config:
+    """Read a configuration strictly.
+
+    Args:
+        cls: The configuration class.
+        values: JSON values, as from `json.loads`.
+        where: What the values are, for the error message; usually a file name.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: If a key is unknown or missing, a type is wrong or a value is impossible.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(cls).validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from None
+
+
+def _first_problem(error: Any) -> str:
+    """One line for the first of pydantic's problems, with the path of the field."""
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{path}: unknown key; remove it or correct its spelling"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{path}: missing key"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path}: {message}, got {problem['input']!r}" if path else message
+
+
+def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return a copy with the fields at the given dotted paths replaced.
+
+    Args:
+        config: Any configuration.
+        changes: Values by path, such as `{"model.audio.num_mels": 80}`.
+
+    Returns:
+        The changed configuration, checked again.
+
+    Raises:
+        ConfigError: If a path names no field or a new value is impossible.
+    """
+    for path, value in changes.items():
+        config = _replace(config, path.split("."), value, path)
+    return config
+
+
+def _replace(config: Any, parts: list[str], value: Any, path: str) -> Any:
+    names = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    if parts[0] not in names:
+        known = ", ".join(names) or "no fields"
+        raise ConfigError(f"{path}: no field {parts[0]!r}; there is {known}")
+    if len(parts) > 1:
+        value = _replace(getattr(config, parts[0]), parts[1:], value, path)
+    try:
+        return dataclasses.replace(config, **{parts[0]: value})
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def fingerprint(config: object) -> str:
+    """Return the first 8 hex digits of the SHA-256 of the canonical JSON."""
+    canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]

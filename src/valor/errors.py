@@ -1,0 +1,54 @@
+"""Every error that a user can meet.
+
+A message carries the value, the limit and the next step, in one line. Anything that is not a
+`ValorError` is a bug of ours. The command line turns a `ValorError` into exit code 1, and a
+`UsageError` into exit code 2.
+"""
+
+
+class ValorError(Exception):
+    """Base of all errors that are the input's fault, not the program's."""
+
+
+class UsageError(ValorError):
+    """An unknown verb, recipe, key or group: what was asked for does not exist."""
+
+
+class ConfigError(ValorError):
+    """A configuration with an unknown key, a wrong type or an impossible value."""
+
+
+class MediaError(ValorError):
+    """A file that cannot be read as audible video.
+
+    Args:
+        path: The file.
+        reason: A short stable word that reports count by, such as `unreadable` or `empty`.
+        detail: What exactly is wrong, and what to do about it.
+    """
+
+    def __init__(self, path: str, reason: str, detail: str) -> None:
+        super().__init__(f"{path}: {detail}")
+        self.path = path
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """Keep all three parts when the error crosses a process boundary."""
+        return type(self), (self.path, self.reason, self.detail)
+
+
+class ManifestError(ValorError):
+    """A manifest line that breaks the format; names file, line, field and what was expected."""
+
+
+class ModelError(ValorError):
+    """A model folder that is incomplete, inconsistent or of another model."""
+
+
+class LibraryError(ValorError):
+    """A search library that is missing, damaged or built with another model."""
+
+
+class DependencyError(ValorError):
+    """A package of an optional extra that is not installed; the message names the extra."""
