@@ -239,8 +239,20 @@ class Embedder(Protocol):
         """The groups of media that can be embedded."""
         ...
 
-    def embed_media(self, segments: Sequence[Segment]) -> Embeddings:
-        """Embed segments with every modality that they have; see `inference`."""
+    @property
+    def segment_s(self) -> float:
+        """The length of recording that one embedding should cover."""
+        ...
+
+    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
+        ...
+
+    def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
+        """Embed segments; keys are single modalities, rows follow the segments.
+
+        A row without a modality has no valid token there; a modality without any row is left out.
+        """
         ...
 
     def embed_text(self, texts: Sequence[str]) -> Embeddings:
@@ -252,10 +264,14 @@ class Embedder(Protocol):
 class Describer(Protocol):
     """Writes captions and answers questions."""
 
-    def describe(self, segment: Segment, *, using: Modality) -> Caption:
-        """Caption a segment from the modalities in `using` that it has."""
+    def describe(
+        self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL
+    ) -> list[Caption]:
+        """Caption each segment from the modalities in `using` that it has."""
         ...
 
-    def answer(self, segment: Segment, question: str, *, using: Modality) -> Answer:
-        """Answer a question from the modalities in `using` that the segment has."""
+    def answer(
+        self, segments: Sequence[Segment], questions: Sequence[str], *, using: Modality = AUDIOVISUAL
+    ) -> list[Answer]:
+        """Answer each segment's question from the modalities in `using` that it has."""
         ...

@@ -1,0 +1,1 @@
+"""Encoders of one modality each, and the layers that they share."""

@@ -1,0 +1,1 @@
+"""The VALOR model: fusion of modalities, the conditional decoder and generation."""
