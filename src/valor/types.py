@@ -128,6 +128,18 @@ class Sample:
         return group
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialIds:
+    """Token ids with a meaning of their own."""
+
+    pad: int
+    start: int
+    """Begins every text; BERT's [CLS]."""
+    end: int
+    """Ends every text; BERT's [SEP]."""
+    mask: int
+
+
 @dataclass(slots=True, kw_only=True)
 class TextBatch:
     """Token ids with padding at the end; rows follow the batch's rows."""
@@ -176,6 +188,16 @@ class Tokens:
 
 
 @dataclass(slots=True, kw_only=True)
+class EncoderOutput:
+    """What every media encoder returns."""
+
+    tokens: Tokens
+    """All patch vectors, which the decoder attends to."""
+    summary: Tokens
+    """One vector per frame or audio window, which alignment uses (paper: the global feature)."""
+
+
+@dataclass(slots=True, kw_only=True)
 class Embeddings:
     """Per-token vectors in the shared space, with the logits of their weights.
 
@@ -191,18 +213,6 @@ class Embeddings:
     def present(self) -> Bool[Tensor, " batch"]:
         """True for rows with at least one valid token."""
         return self.valid.any(dim=1)
-
-
-@dataclass(slots=True, kw_only=True)
-class Encoded:
-    """What `Valor.forward` returns: everything that objectives need."""
-
-    memory: dict[Modality, Tokens]
-    """All encoder tokens per media modality, projected to the decoder's width."""
-    media: dict[Modality, Embeddings]
-    """Per-frame and per-window vectors in the shared space."""
-    aligned_texts: dict[Modality, Embeddings]
-    """Per-word vectors of `Batch.aligned_texts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

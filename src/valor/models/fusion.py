@@ -98,3 +98,10 @@ def similarity(text: Embeddings, media: Embeddings) -> Float[Tensor, "texts item
     from_media = torch.einsum("mn,tmn->tm", token_weights(media), best_word)
     both_present = text.present[:, None] & media.present[None, :]
     return torch.where(both_present, (from_text + from_media) / 2, 0.0)
+
+
+def pooled(embeddings: Embeddings) -> Float[Tensor, "batch embed"]:
+    """One unit vector per row: the weighted mean of its tokens; zeros for a row without any."""
+    weights = token_weights(embeddings)
+    mean = torch.einsum("bn,bne->be", weights, embeddings.vectors)
+    return torch.nn.functional.normalize(mean, dim=-1)

@@ -1,0 +1,16 @@
+"""Sphinx configuration; the pages are MyST Markdown, readable on their own."""
+
+import valor
+
+project = "valor"
+author = "The valor authors"
+copyright = "2026, The valor authors"
+release = valor.__version__
+
+extensions = ["myst_parser"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "valor"

@@ -1,0 +1,102 @@
+"""The model folder: config, processor, tokenizer, weights and card, written and read strictly."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from valor.config import from_dict, to_dict
+from valor.errors import ModelError
+from valor.models.valor import Valor, ValorConfig
+from valor.processing.processor import Processor
+
+_WEIGHTS = "model.safetensors"
+
+
+def save_model(
+    folder: Path,
+    config: ValorConfig,
+    weights: dict[str, torch.Tensor],
+    processor: Processor,
+    *,
+    card: str,
+) -> None:
+    """Write a complete model folder, replacing an older one only when it is complete.
+
+    Args:
+        folder: Made or replaced.
+        config: Of the model.
+        weights: Its parameters by name.
+        processor: Its preprocessing.
+        card: Text of the `README.md`: what the model is, was trained on and is for.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    text = json.dumps({"model_type": "valor", "valor": to_dict(config)}, indent=2) + "\n"
+    (partial / "config.json").write_text(text, encoding="utf-8")
+    processor.save(partial)
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def load_model(folder: Path) -> tuple[Valor, Processor, str]:
+    """Read a model folder.
+
+    Args:
+        folder: As written by `save_model`.
+
+    Returns:
+        The model in evaluation mode, its processor, and the fingerprint of configuration,
+        preprocessing and weights together.
+
+    Raises:
+        ModelError: If a file is missing, damaged or does not fit the configuration.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder}: no model folder (config.json is missing)")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["valor"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
+    config = from_dict(ValorConfig, values, where=str(path))
+    processor = Processor.load(folder)
+    if processor.tokenizer.vocab_size != config.text.vocab_size:
+        raise ModelError(
+            f"{folder}: tokenizer has {processor.tokenizer.vocab_size} tokens, "
+            f"config.json says text.vocab_size={config.text.vocab_size}"
+        )
+    model = Valor(config)
+    _load_weights(model, folder / _WEIGHTS)
+    return model.eval(), processor, _fingerprint(folder)
+
+
+def _load_weights(model: Valor, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from None
+    expected = dict(model.named_parameters())
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected)
+    wrong = [n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape]
+    if missing or extra or wrong:
+        raise ModelError(f"{path}: missing {missing}, left over {extra}, other shape {wrong}")
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            parameter.copy_(weights[name])
+
+
+def _fingerprint(folder: Path) -> str:
+    """First 16 hex digits of the SHA-256 of everything that decides an embedding."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json", _WEIGHTS):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]

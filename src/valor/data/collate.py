@@ -1,0 +1,117 @@
+"""Samples and texts to a batch. What a row does not have is invalid, never zeros that count."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from valor.data.manifest import Record
+from valor.processing.frames import normalise
+from valor.processing.processor import Processor
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Batch, Modality, QuestionBatch, Sample
+
+_OWN_CAPTION = 0.6
+"""How often a group is contrasted with a caption about exactly itself, where there are others."""
+
+
+def collate_media(samples: Sequence[Sample], processor: Processor) -> Batch:
+    """Stack samples, padding rows that are shorter or lack a modality."""
+    pixels, frame_valid = _stack([sample.pixels for sample in samples])
+    spectrograms, window_valid = _stack([sample.spectrograms for sample in samples])
+    return Batch(
+        ids=[sample.id for sample in samples],
+        pixels=None if pixels is None else normalise(pixels, processor.config.frames),
+        frame_valid=frame_valid,
+        spectrograms=None if spectrograms is None else spectrograms.float(),
+        window_valid=window_valid,
+    )
+
+
+def collate_training(
+    samples: Sequence[Sample],
+    records: Sequence[Record],
+    processor: Processor,
+    rng: np.random.Generator,
+) -> Batch:
+    """Stack samples and draw their texts.
+
+    Args:
+        samples: Prepared media.
+        records: The same rows' captions and questions.
+        processor: Tokenizes.
+        rng: Draws captions and questions.
+
+    Returns:
+        A batch for all objectives; an objective that is not used ignores its part.
+    """
+    batch = collate_media(samples, processor)
+    for group in MEDIA_GROUPS:
+        aligned = [draw_aligned(record, group, rng) for record in records]
+        written = [draw_written(record, group, rng) for record in records]
+        if any(aligned):
+            batch.aligned_texts[group] = processor.encode_texts(aligned)
+        if any(written):
+            batch.caption_texts[group] = processor.encode_texts(written)
+    single = (Modality.VISION, Modality.AUDIO)[int(rng.integers(2))]
+    for group in (AUDIOVISUAL, single):
+        questions = _draw_questions(records, group, processor, rng)
+        if questions is not None:
+            batch.questions.append(questions)
+    return batch
+
+
+def draw_aligned(record: Record, group: Modality, rng: np.random.Generator) -> str:
+    """Draw a caption to contrast a group's media with; empty if the record has none.
+
+    Captions that share a modality with the group fit: a caption of the seen fits vision and
+    audiovisual media alike, which is what keeps more modalities from hurting.
+    """
+    own = [c.text for c in record.captions if c.about == group]
+    others = [c.text for c in record.captions if c.about != group and c.about & group]
+    pool = own if own and (not others or rng.random() < _OWN_CAPTION) else others
+    return _draw(pool, rng)
+
+
+def draw_written(record: Record, group: Modality, rng: np.random.Generator) -> str:
+    """Draw a caption to be written from a group's media: about it, or audiovisual as in VALOR."""
+    own = [c.text for c in record.captions if c.about == group]
+    return _draw(own or [c.text for c in record.captions if c.about == AUDIOVISUAL], rng)
+
+
+def _draw(pool: Sequence[str], rng: np.random.Generator) -> str:
+    return pool[int(rng.integers(len(pool)))] if pool else ""
+
+
+def _draw_questions(
+    records: Sequence[Record], group: Modality, processor: Processor, rng: np.random.Generator
+) -> QuestionBatch | None:
+    """One question per record that the group's media can answer."""
+    texts, answers = [], []
+    for record in records:
+        fitting = [q for q in record.questions if group == AUDIOVISUAL or q.needs == group.label]
+        question = fitting[int(rng.integers(len(fitting)))] if fitting else None
+        texts.append(question.text if question else "")
+        answers.append(_draw(question.answers, rng) if question else "")
+    if not any(texts):
+        return None
+    return QuestionBatch(
+        question=processor.encode_texts(texts),
+        answer=processor.encode_texts(answers),
+        group=group,
+    )
+
+
+def _stack(arrays: Sequence[np.ndarray | None]) -> tuple[Tensor | None, Tensor | None]:
+    """Pad along the first axis; also return which positions hold data."""
+    present = [array for array in arrays if array is not None]
+    if not present:
+        return None, None
+    length = max(len(array) for array in present)
+    stacked = np.zeros((len(arrays), length, *present[0].shape[1:]), present[0].dtype)
+    valid = np.zeros((len(arrays), length), bool)
+    for row, array in enumerate(arrays):
+        if array is not None:
+            stacked[row, : len(array)] = array
+            valid[row, : len(array)] = True
+    return torch.from_numpy(stacked), torch.from_numpy(valid)

@@ -1,0 +1,121 @@
+"""Attention and feed-forward layers shared by all encoders and the decoder."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(slots=True)
+class KeyValue:
+    """Projected keys and values of one attention layer, split into heads."""
+
+    key: Float[Tensor, "batch heads tokens head_dim"]
+    value: Float[Tensor, "batch heads tokens head_dim"]
+
+    def append(self, other: "KeyValue") -> "KeyValue":
+        """Return both stretches in a row."""
+        return KeyValue(
+            torch.cat([self.key, other.key], dim=2), torch.cat([self.value, other.value], dim=2)
+        )
+
+    def head(self, num_tokens: int) -> "KeyValue":
+        """Keep the first tokens only."""
+        return KeyValue(self.key[:, :, :num_tokens], self.value[:, :, :num_tokens])
+
+    def select(self, rows: Tensor) -> "KeyValue":
+        """Pick rows, as beam search does when beams are reordered."""
+        return KeyValue(self.key[rows], self.value[rows])
+
+
+def attend(
+    query: Float[Tensor, "batch heads length head_dim"],
+    source: KeyValue,
+    allowed: Bool[Tensor, "#batch 1 #length tokens"] | None,
+) -> Float[Tensor, "batch heads length head_dim"]:
+    """Scaled dot-product attention, by whichever kernel is fastest here."""
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        # torch 2.13's fused kernel takes 2 to 6 times as long as plain products in this case,
+        # almost all of it in the backward (`benchmarks/bench_attention.py`).
+        scores = (query * query.shape[-1] ** -0.5) @ source.key.transpose(-1, -2)
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, -1e9)
+        return scores.softmax(dim=-1) @ source.value
+    return F.scaled_dot_product_attention(query, source.key, source.value, attn_mask=allowed)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separable key-value projection, for self- and cross-attention.
+
+    Args:
+        dim: Width of the queries and of the output.
+        num_heads: Number of heads; divides `dim`.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.output = nn.Linear(dim, dim)
+
+    def project(self, source: Float[Tensor, "batch tokens dim"]) -> KeyValue:
+        """Project the attended tokens; done once however many queries follow."""
+        key, value = self.key_value(source).chunk(2, dim=-1)
+        return KeyValue(self._split(key), self._split(value))
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch length dim"],
+        source: KeyValue,
+        *,
+        allowed: Bool[Tensor, "#batch 1 #length tokens"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Attend; `allowed` is True where a query may see a token, None for everywhere."""
+        attended = attend(self._split(self.query(queries)), source, allowed)
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with GELU between them.
+
+    Args:
+        dim: Width in and out.
+        hidden_dim: Width between the layers.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
+
+
+class PreNormBlock(nn.Module):
+    """Transformer block of ViT and AST: normalisation before each sub-layer.
+
+    Args:
+        dim: Width of the tokens.
+        num_heads: Number of attention heads.
+        mlp_dim: Width inside the feed-forward layer.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, num_heads)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp = FeedForward(dim, mlp_dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *,
+        allowed: Bool[Tensor, "#batch 1 1 tokens"] | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Mix the tokens of each row."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, self.attention.project(normed), allowed=allowed)
+        return x + self.mlp(self.mlp_norm(x))

@@ -1,0 +1,118 @@
+"""Patch transformer for frames, with mixing over time in its last layers.
+
+Frames come in bursts of `frames_per_patch` consecutive ones: a patch then covers a little time as
+well as space, so that one patch already sees motion. With bursts of one frame and no temporal
+layers this is the plain ViT that VALOR applies to each frame (paper 3.2).
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from valor.config import configclass
+from valor.encoders.layers import PreNormBlock
+from valor.types import EncoderOutput, Tokens
+
+
+@configclass
+class VitConfig:
+    """Sizes of the frame encoder."""
+
+    kind: Literal["vit"] = "vit"
+    image_px: int = 224
+    """Height and width of a frame."""
+    patch_px: int = 16
+    frames_per_patch: int = 1
+    """Consecutive frames that one patch covers."""
+    dim: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    temporal_layers: int = 0
+    """How many of the last layers attend over all frames; the others see one burst each."""
+    max_bursts: int = 32
+
+    def __post_init__(self) -> None:
+        """Reject sizes that do not fit together."""
+        if self.image_px % self.patch_px:
+            raise ValueError(f"image_px={self.image_px} is no multiple of patch_px={self.patch_px}")
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim={self.dim} is no multiple of num_heads={self.num_heads}")
+        if not 0 <= self.temporal_layers <= self.num_layers:
+            raise ValueError(f"temporal_layers={self.temporal_layers}, wanted 0..{self.num_layers}")
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per burst."""
+        return (self.image_px // self.patch_px) ** 2
+
+
+class VisionTransformer(nn.Module):
+    """Encode bursts of frames; one CLS token per burst is its summary.
+
+    Args:
+        config: Sizes.
+    """
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        self.config = config
+        patch_values = 3 * config.frames_per_patch * config.patch_px**2
+        self.patch_embedding = nn.Linear(patch_values, config.dim)
+        self.cls_token = nn.Parameter(torch.randn(config.dim) * 0.02)
+        self.patch_position = nn.Parameter(torch.randn(1 + config.num_patches, config.dim) * 0.02)
+        self.time_position = nn.Parameter(torch.randn(config.max_bursts, config.dim) * 0.02)
+        self.blocks = nn.ModuleList(
+            PreNormBlock(config.dim, config.num_heads, config.mlp_dim)
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch frames 3 height width"],
+        frame_valid: Bool[Tensor, "batch frames"],
+    ) -> EncoderOutput:
+        """Encode frames.
+
+        Args:
+            pixels: Normalised frames; `frames` is a multiple of `frames_per_patch`.
+            frame_valid: True for frames that are there.
+
+        Returns:
+            Tokens `[batch, bursts * (1 + patches), dim]` and one summary per burst.
+        """
+        config = self.config
+        x = self.patch_embedding(self._patches(pixels))
+        batch, bursts = x.shape[:2]
+        x = torch.cat([self.cls_token.expand(batch, bursts, 1, -1).to(x.dtype), x], dim=2)
+        x = x + self.patch_position + self.time_position[:bursts, None]
+        per_burst = x.shape[2]
+        valid = frame_valid.view(batch, bursts, -1).all(dim=2)
+        token_valid = valid[:, :, None].expand(-1, -1, per_burst).flatten(1)
+        num_spatial = config.num_layers - config.temporal_layers
+        x = x.flatten(0, 1)
+        for block in self.blocks[:num_spatial]:
+            x = block(x)
+        x = x.view(batch, bursts * per_burst, -1)
+        allowed = None if bool(valid.all()) else token_valid[:, None, None, :]
+        for block in self.blocks[num_spatial:]:
+            x = block(x, allowed=allowed)
+        x = self.norm(x)
+        summary = x.view(batch, bursts, per_burst, -1)[:, :, 0]
+        return EncoderOutput(
+            tokens=Tokens(features=x, valid=token_valid),
+            summary=Tokens(features=summary, valid=valid),
+        )
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Cut into `[batch, bursts, patches, values]`."""
+        size, time = self.config.patch_px, self.config.frames_per_patch
+        batch, frames, channels, height, width = pixels.shape
+        rows, columns = height // size, width // size
+        grid = pixels.view(batch, frames // time, time, channels, rows, size, columns, size)
+        return grid.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(
+            batch, frames // time, rows * columns, -1
+        )

@@ -1,0 +1,169 @@
+"""Cut a recording into segments, and decode one of them: what is seen and what is heard.
+
+Entry points: `cut` and `decode_segment`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from valor.config import configclass
+from valor.errors import MediaError
+from valor.media.audio import decode_waveform, is_silent
+from valor.media.probe import (
+    audio_stream,
+    duration_s,
+    is_still_image,
+    open_container,
+    video_stream,
+)
+from valor.media.video import read_frames
+from valor.types import Segment
+
+
+@configclass
+class DecodePlan:
+    """How densely a segment is read."""
+
+    num_frames: int
+    """Positions in the segment at which it is looked at."""
+    frames_per_burst: int = 1
+    """Frames taken around each position, so that motion can be seen."""
+    burst_step_s: float = 0.125
+    """Time between the frames of a burst; less where the segment is too short for the burst."""
+    short_side_px: int
+    """Size of the frames; the longer side follows the picture's shape."""
+    sample_rate_hz: int
+    """Rate of the waveform."""
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be decoded with."""
+        for name in ("num_frames", "frames_per_burst", "short_side_px", "sample_rate_hz"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.burst_step_s < 0:
+            raise ValueError("burst_step_s must not be negative")
+
+
+def frame_times(start_s: float, end_s: float, plan: DecodePlan) -> Float[np.ndarray, " frames"]:
+    """When to look at a segment: bursts around the centres of equal parts of it.
+
+    Args:
+        start_s: Begin of the segment.
+        end_s: Its end, which no time reaches.
+        plan: How many positions, and the shape of a burst.
+
+    Returns:
+        Ascending seconds within each burst, burst by burst.
+    """
+    length_s = end_s - start_s
+    step_s = min(plan.burst_step_s, length_s / plan.frames_per_burst)
+    centres_s = start_s + (np.arange(plan.num_frames) + 0.5) * length_s / plan.num_frames
+    half_s = step_s * plan.frames_per_burst / 2
+    centres_s = centres_s.clip(start_s + half_s, end_s - half_s)
+    offsets_s = step_s * (np.arange(plan.frames_per_burst) + 0.5) - half_s
+    return (centres_s[:, None] + offsets_s).reshape(-1)
+
+
+def cut(
+    duration_s: float, *, segment_s: float, min_last_s: float = 1.0
+) -> list[tuple[float, float]]:
+    """Cut a recording into equal half-open segments that cover it without overlap.
+
+    Args:
+        duration_s: Length of the recording; a still image has 0 and becomes one segment.
+        segment_s: Length of a segment.
+        min_last_s: A shorter rest is joined to the segment before it.
+
+    Returns:
+        `(start_s, end_s)` of each segment, at least one.
+
+    Raises:
+        ValueError: If `segment_s` is not positive.
+    """
+    if segment_s <= 0:
+        raise ValueError(f"segment_s={segment_s} must be positive")
+    num_whole, rest_s = divmod(duration_s, segment_s)
+    num_segments = max(1, int(num_whole) + (rest_s >= min_last_s))
+    bounds = [index * segment_s for index in range(num_segments)] + [duration_s]
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def decode_segment(
+    path: str | Path, plan: DecodePlan, *, start_s: float = 0.0, end_s: float | None = None
+) -> Segment:
+    """Read what is seen and what is heard in a stretch of a recording.
+
+    A track that is missing, or of which nothing can be decoded, is None; where it breaks off, what
+    came before is used. A still image is one burst of the same picture and has no sound.
+
+    Args:
+        path: A local file.
+        plan: How densely to read it.
+        start_s: Begin of the stretch.
+        end_s: Its end; None, or a time after it, means the end of the recording.
+
+    Returns:
+        The decoded stretch with the end that it really has.
+
+    Raises:
+        MediaError: If the file cannot be opened, the stretch is `outside` of the recording, or
+            neither picture nor sound can be decoded.
+    """
+    frames = frame_times_s = waveform = None
+    with open_container(path) as container:
+        if is_still_image(container):
+            start_s = end_s = 0.0
+            times_s = np.zeros(plan.frames_per_burst)
+        else:
+            end_s = _clipped_end(str(path), start_s, end_s, duration_s(container))
+            times_s = frame_times(start_s, end_s, plan)
+        has_audio = audio_stream(container) is not None
+        if video_stream(container) is not None:
+            try:
+                frames, frame_times_s = read_frames(
+                    container, times_s, short_side_px=plan.short_side_px
+                )
+            except MediaError:
+                if not has_audio:
+                    raise
+    if has_audio:
+        waveform = _sound(path, plan, start_s, end_s, is_needed=frames is None)
+    return Segment(
+        path=str(path),
+        start_s=start_s,
+        end_s=end_s,
+        frames=frames,
+        frame_times_s=frame_times_s,
+        waveform=waveform,
+        sample_rate_hz=plan.sample_rate_hz,
+        is_silent=waveform is not None and is_silent(waveform),
+    )
+
+
+def _clipped_end(path: str, start_s: float, end_s: float | None, length_s: float) -> float:
+    end_s = length_s if end_s is None else min(end_s, length_s)
+    if not 0 <= start_s < end_s:
+        detail = f"[{start_s:.3f}, {end_s:.3f}) s is empty; the recording has {length_s:.3f} s"
+        raise MediaError(path, "outside", detail)
+    return end_s
+
+
+def _sound(
+    path: str | Path, plan: DecodePlan, start_s: float, end_s: float, *, is_needed: bool
+) -> np.ndarray | None:
+    """The stretch's waveform, or None where there is no sound; raises for that if it is needed."""
+    try:
+        waveform = decode_waveform(
+            path, sample_rate_hz=plan.sample_rate_hz, start_s=start_s, end_s=end_s
+        )
+    except MediaError:
+        if is_needed:
+            raise
+        return None
+    if waveform is not None and len(waveform):
+        return waveform
+    if is_needed:
+        raise MediaError(str(path), "undecodable", "neither picture nor sound can be decoded")
+    return None

@@ -1,0 +1,285 @@
+"""Caption metrics on token lists: BLEU, ROUGE-L, CIDEr-D and statistics of the language.
+
+The numbers equal those of the COCO caption evaluation. `caption_report` takes texts and gives them
+all; the single metrics take tokens, as `ptb.tokenize` cuts them, so that texts are cut once. METEOR
+and SPICE need Java and are not here: a report does not name them.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from valor.errors import ValorError
+from valor.metrics.ptb import tokenize
+
+_MAX_N = 4
+_ROUGE_BETA = 1.2
+_CIDER_SIGMA = 6.0
+# Of the COCO scorer: keep every power finite when nothing matches.
+_SMALL = 1e-9
+_TINY = 1e-15
+
+NgramCounts = Counter[tuple[str, ...]]
+
+
+def caption_report(
+    candidates: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Score captions against their reference captions over a whole corpus.
+
+    Args:
+        candidates: One caption per item.
+        references: The reference captions of each item, at least one.
+
+    Returns:
+        `bleu1` to `bleu4`, `rouge_l`, `cider` (CIDEr-D, times 10 as published, so not bounded by
+        1), and `num`, the number of items.
+
+    Raises:
+        ValorError: If there is no item, an item without reference, or the lengths differ.
+    """
+    _check_pairs(candidates, references)
+    candidate_tokens = [tokenize(text) for text in candidates]
+    reference_tokens = [[tokenize(text) for text in texts] for texts in references]
+    bleus = BleuCounts.of(candidate_tokens, reference_tokens).compute()
+    return {
+        **{f"bleu{n}": value for n, value in enumerate(bleus, start=1)},
+        "rouge_l": float(rouge_l(candidate_tokens, reference_tokens).mean()),
+        "cider": float(cider_d(candidate_tokens, reference_tokens).mean()),
+        "num": len(candidates),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class BleuCounts:
+    """What BLEU needs to know of a part of a corpus."""
+
+    matches: tuple[int, ...] = (0,) * _MAX_N
+    """Candidate n-grams found in a reference, clipped, for n from 1."""
+    guesses: tuple[int, ...] = (0,) * _MAX_N
+    """Candidate n-grams, for n from 1."""
+    candidate_length: int = 0
+    reference_length: int = 0
+    """Sum over items of the reference length that is closest to the candidate's."""
+
+    @classmethod
+    def of(
+        cls,
+        candidates: Sequence[Sequence[str]],
+        references: Sequence[Sequence[Sequence[str]]],
+    ) -> "BleuCounts":
+        """Count tokenised captions against their tokenised references.
+
+        Args:
+            candidates: The tokens of one caption per item.
+            references: The tokens of each reference caption of each item.
+
+        Returns:
+            The counts of all items together.
+
+        Raises:
+            ValorError: If there is no item, an item without reference, or the lengths differ.
+        """
+        _check_pairs(candidates, references)
+        total = cls()
+        for candidate, texts in zip(candidates, references, strict=True):
+            total = total.merge(cls._of_item(candidate, texts))
+        return total
+
+    @classmethod
+    def _of_item(cls, candidate: Sequence[str], texts: Sequence[Sequence[str]]) -> "BleuCounts":
+        limits: NgramCounts = Counter()
+        for text in texts:
+            limits |= _ngrams(text)
+        matched = _ngrams(candidate) & limits
+        lengths = [len(text) for text in texts]
+        return cls(
+            matches=tuple(
+                sum(count for ngram, count in matched.items() if len(ngram) == n)
+                for n in range(1, _MAX_N + 1)
+            ),
+            guesses=tuple(max(0, len(candidate) - n + 1) for n in range(1, _MAX_N + 1)),
+            candidate_length=len(candidate),
+            reference_length=min((abs(n - len(candidate)), n) for n in lengths)[1],
+        )
+
+    def merge(self, other: "BleuCounts") -> "BleuCounts":
+        """Counts of both parts together."""
+        return BleuCounts(
+            matches=tuple(a + b for a, b in zip(self.matches, other.matches, strict=True)),
+            guesses=tuple(a + b for a, b in zip(self.guesses, other.guesses, strict=True)),
+            candidate_length=self.candidate_length + other.candidate_length,
+            reference_length=self.reference_length + other.reference_length,
+        )
+
+    def compute(self) -> tuple[float, ...]:
+        """BLEU-1 to BLEU-4 of the corpus, with the brevity penalty."""
+        ratio = (self.candidate_length + _TINY) / (self.reference_length + _SMALL)
+        penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
+        product, bleus = 1.0, []
+        for n, (matched, guessed) in enumerate(zip(self.matches, self.guesses, strict=True), 1):
+            product *= (matched + _TINY) / (guessed + _SMALL)
+            bleus.append(penalty * product ** (1 / n))
+        return tuple(bleus)
+
+
+def rouge_l(
+    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+) -> Float[np.ndarray, " items"]:
+    """ROUGE-L of each item: F-measure (beta 1.2) of the longest common subsequence.
+
+    As in the COCO scorer, precision and recall are each the best over the references.
+
+    Args:
+        candidates: The tokens of one caption per item.
+        references: The tokens of each reference caption of each item.
+
+    Returns:
+        Scores in [0, 1].
+
+    Raises:
+        ValorError: If there is no item, an item without reference, or the lengths differ.
+    """
+    _check_pairs(candidates, references)
+    return np.array(
+        [_rouge_l_item(*pair) for pair in zip(candidates, references, strict=True)], dtype=float
+    )
+
+
+def cider_d(
+    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+) -> Float[np.ndarray, " items"]:
+    """CIDEr-D of each item; the SPIDEr score contains the same number.
+
+    An n-gram weighs log(items / items whose references hold it): the score of an item depends on
+    the whole corpus, cannot be merged from parts, and is 0 in a corpus of one item.
+
+    Args:
+        candidates: The tokens of one caption per item.
+        references: The tokens of each reference caption of each item.
+
+    Returns:
+        Scores in [0, 10].
+
+    Raises:
+        ValorError: If there is no item, an item without reference, or the lengths differ.
+    """
+    _check_pairs(candidates, references)
+    reference_counts = [[_ngrams(text) for text in texts] for texts in references]
+    documents = Counter(ngram for texts in reference_counts for ngram in set().union(*texts))
+    log_weights = {
+        ngram: math.log(len(references)) - math.log(count) for ngram, count in documents.items()
+    }
+    unseen = math.log(len(references))
+    scores = []
+    for candidate, texts in zip(candidates, reference_counts, strict=True):
+        vector = _weigh(_ngrams(candidate), log_weights, unseen)
+        scores.append(
+            np.mean([_similarity(vector, _weigh(text, log_weights, unseen)) for text in texts])
+        )
+    return 10.0 * np.array(scores, dtype=float)
+
+
+def language_report(candidates: Sequence[str]) -> dict[str, float]:
+    """Statistics that show captions which are short, or all alike.
+
+    Args:
+        candidates: The captions of a model.
+
+    Returns:
+        `mean_length` in tokens, `vocabulary_size`, and `distinct1` and `distinct2`: different
+        n-grams over all n-grams of the corpus, 0 where there are none.
+    """
+    texts = [tokenize(text) for text in candidates]
+    counts: NgramCounts = Counter()
+    for text in texts:
+        counts.update(_ngrams(text, max_n=2))
+    singles = [count for ngram, count in counts.items() if len(ngram) == 1]
+    pairs = [count for ngram, count in counts.items() if len(ngram) > 1]
+    return {
+        "mean_length": sum(singles) / max(1, len(texts)),
+        "vocabulary_size": len(singles),
+        "distinct1": len(singles) / max(1, sum(singles)),
+        "distinct2": len(pairs) / max(1, sum(pairs)),
+    }
+
+
+def _check_pairs(candidates: Sequence[object], references: Sequence[Sequence[object]]) -> None:
+    if len(candidates) != len(references):
+        raise ValorError(f"{len(candidates)} captions, but references for {len(references)} items")
+    if not candidates:
+        raise ValorError("no caption to score")
+    for index, texts in enumerate(references):
+        if not texts:
+            raise ValorError(f"item {index} has no reference caption")
+
+
+def _ngrams(tokens: Sequence[str], *, max_n: int = _MAX_N) -> NgramCounts:
+    """Count the n-grams of every length up to `max_n`."""
+    return Counter(
+        tuple(tokens[start : start + n])
+        for n in range(1, max_n + 1)
+        for start in range(len(tokens) - n + 1)
+    )
+
+
+def _rouge_l_item(candidate: Sequence[str], texts: Sequence[Sequence[str]]) -> float:
+    common = [_common_length(candidate, text) for text in texts]
+    if max(common) == 0:
+        return 0.0
+    precision = max(common) / len(candidate)
+    recall = max(n / len(text) for n, text in zip(common, texts, strict=True) if text)
+    squared = _ROUGE_BETA**2
+    return (1 + squared) * precision * recall / (recall + squared * precision)
+
+
+def _common_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
+    row = [0] * (len(b) + 1)
+    for token in a:
+        diagonal = 0
+        for index, other in enumerate(b, start=1):
+            above = row[index]
+            row[index] = diagonal + 1 if token == other else max(above, row[index - 1])
+            diagonal = above
+    return row[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighted:
+    """A text as one tf-idf vector per n-gram length."""
+
+    vectors: list[dict[tuple[str, ...], float]]
+    norms: list[float]
+    length: int
+
+
+def _weigh(
+    counts: NgramCounts, log_weights: dict[tuple[str, ...], float], unseen: float
+) -> _Weighted:
+    vectors: list[dict[tuple[str, ...], float]] = [{} for _ in range(_MAX_N)]
+    for ngram, count in counts.items():
+        vectors[len(ngram) - 1][ngram] = count * log_weights.get(ngram, unseen)
+    return _Weighted(
+        vectors=vectors,
+        norms=[math.sqrt(sum(x * x for x in vector.values())) for vector in vectors],
+        # The COCO scorer counts bigrams here, so lengths 0 and 1 are the same.
+        length=sum(count for ngram, count in counts.items() if len(ngram) == 2),
+    )
+
+
+def _similarity(candidate: _Weighted, reference: _Weighted) -> float:
+    """Mean over n of the clipped cosine, times a Gaussian of the difference in length."""
+    cosines = 0.0
+    for a, b, norm_a, norm_b in zip(
+        candidate.vectors, reference.vectors, candidate.norms, reference.norms, strict=True
+    ):
+        if norm_a and norm_b:
+            dot = sum(min(x, b[ngram]) * b[ngram] for ngram, x in a.items() if ngram in b)
+            cosines += dot / (norm_a * norm_b)
+    difference = candidate.length - reference.length
+    return cosines / _MAX_N * math.exp(-(difference**2) / (2 * _CIDER_SIGMA**2))

@@ -1,0 +1,1 @@
+"""What is learned: named loss terms from encoder outputs, a batch and the decoder."""

@@ -1,0 +1,1 @@
+"""Arrays to model inputs, the same in training and in serving."""

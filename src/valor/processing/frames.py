@@ -1,0 +1,68 @@
+"""Decoded pictures to the square uint8 frames that an encoder takes, and their normalisation."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from valor.config import configclass
+
+_STATISTICS = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "unit": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Channel means and deviations by the family of encoders that was trained with them."""
+
+
+@configclass
+class FrameConfig:
+    """Which frames of a segment are taken, and their size."""
+
+    num_bursts: int = 4
+    """Positions in time, spread evenly over the segment."""
+    frames_per_burst: int = 1
+    burst_step_s: float = 0.125
+    """Time between the frames of a burst."""
+    image_px: int = 224
+    crop: Literal["centre", "pad"] = "centre"
+    """Cut the longer side away, or keep it and fill up with black."""
+    normalise: Literal["clip", "imagenet", "unit"] = "clip"
+
+    def __post_init__(self) -> None:
+        """Reject impossible sizes."""
+        if min(self.num_bursts, self.frames_per_burst, self.image_px) < 1:
+            raise ValueError("num_bursts, frames_per_burst and image_px must be at least 1")
+
+
+def to_squares(
+    frames: UInt8[np.ndarray, "frames height width 3"], config: FrameConfig
+) -> UInt8[np.ndarray, "frames 3 side side"]:
+    """Resize and crop (or pad) pictures to the encoder's square."""
+    height, width = frames.shape[1:3]
+    side = config.image_px
+    reach = min(height, width) if config.crop == "centre" else max(height, width)
+    new_height, new_width = round(height * side / reach), round(width * side / reach)
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    if (new_height, new_width) != (height, width):
+        size = (max(1, new_height), max(1, new_width))
+        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True)
+    top, left = (pixels.shape[2] - side) // 2, (pixels.shape[3] - side) // 2
+    if config.crop == "centre":
+        pixels = pixels[:, :, top : top + side, left : left + side]
+    else:
+        below, right = side - pixels.shape[2] + top, side - pixels.shape[3] + left
+        pixels = F.pad(pixels, (-left, right, -top, below))
+    return np.ascontiguousarray(pixels.numpy())
+
+
+def normalise(
+    pixels: UInt8[Tensor, "*batch 3 height width"], config: FrameConfig
+) -> Float[Tensor, "*batch 3 height width"]:
+    """Scale bytes to the encoder's range."""
+    mean, deviation = (torch.tensor(values) for values in _STATISTICS[config.normalise])
+    scale, shift = 1 / (255 * deviation), -mean / deviation
+    return pixels.float() * scale[:, None, None] + shift[:, None, None]

@@ -1,0 +1,94 @@
+"""The processor: everything between decoded media or text and model inputs, saved with the model.
+
+A model folder holds it as `preprocessor_config.json` and `tokenizer.json`, so that serving prepares
+its inputs exactly as training did.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from valor.config import configclass, from_dict, to_json
+from valor.errors import ModelError
+from valor.media.segments import DecodePlan
+from valor.processing.frames import FrameConfig, to_squares
+from valor.processing.spectrogram import SpectrogramConfig, spectrogram_windows
+from valor.processing.tokenizer import Tokenizer
+from valor.types import Sample, Segment, TextBatch
+
+_CONFIG_FILE = "preprocessor_config.json"
+_TOKENIZER_FILE = "tokenizer.json"
+
+
+@configclass
+class ProcessorConfig:
+    """Preprocessing of all three modalities."""
+
+    frames: FrameConfig = FrameConfig()
+    spectrogram: SpectrogramConfig = SpectrogramConfig()
+    max_text_length: int = 40
+    """Tokens per text, start and end included."""
+    segment_s: float = 10.0
+    """The stretch of a recording that the model was made for; longer ones are cut."""
+
+
+class Processor:
+    """Prepare segments and texts.
+
+    Args:
+        config: Sizes and statistics.
+        tokenizer: For texts.
+    """
+
+    def __init__(self, config: ProcessorConfig, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+
+    @property
+    def plan(self) -> DecodePlan:
+        """What to decode from a file for this model."""
+        frames, sound = self.config.frames, self.config.spectrogram
+        return DecodePlan(
+            num_frames=frames.num_bursts,
+            frames_per_burst=frames.frames_per_burst,
+            burst_step_s=frames.burst_step_s,
+            short_side_px=frames.image_px,
+            sample_rate_hz=sound.sample_rate_hz,
+        )
+
+    def prepare(self, segment: Segment, *, id: str = "") -> Sample:  # noqa: A002
+        """Turn decoded media into model inputs; missing or silent modalities become None."""
+        pixels = None if segment.frames is None else to_squares(segment.frames, self.config.frames)
+        spectrograms = None
+        if segment.waveform is not None and not segment.is_silent:
+            waveform = torch.from_numpy(segment.waveform)
+            spectrograms = spectrogram_windows(waveform, self.config.spectrogram).numpy()
+        return Sample(id=id or segment.path, pixels=pixels, spectrograms=spectrograms)
+
+    def encode_texts(self, texts: Sequence[str]) -> TextBatch:
+        """Tokenize texts up to the configured length."""
+        return self.tokenizer.encode(texts, max_length=self.config.max_text_length)
+
+    def save(self, folder: Path) -> None:
+        """Write both files into a model folder."""
+        (folder / _CONFIG_FILE).write_text(to_json(self.config), encoding="utf-8")
+        (folder / _TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Processor":
+        """Read from a model folder.
+
+        Raises:
+            ModelError: If a file is missing or damaged.
+        """
+        path = folder / _CONFIG_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ModelError(f"{path}: missing; is {folder} a model folder?") from None
+        except json.JSONDecodeError as error:
+            raise ModelError(f"{path}: not JSON ({error})") from None
+        config = from_dict(ProcessorConfig, values, where=str(path))
+        return cls(config, Tokenizer.from_file(folder / _TOKENIZER_FILE))

@@ -1,0 +1,107 @@
+"""Text to token ids and back, with any BERT-like `tokenizer.json`.
+
+The tokenizers library does the work; this adds batching with masks and the training of a small
+word-piece vocabulary from a corpus, for models that start from scratch.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer as HubTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+from valor.errors import ModelError
+from valor.types import SpecialIds, TextBatch
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class Tokenizer:
+    """A BERT-like tokenizer: `[CLS] words [SEP]`, padded with `[PAD]`.
+
+    Args:
+        tokenizer: With BERT's five special tokens.
+
+    Raises:
+        ModelError: If a special token is missing.
+    """
+
+    def __init__(self, tokenizer: HubTokenizer) -> None:
+        missing = [token for token in _SPECIAL if tokenizer.token_to_id(token) is None]
+        if missing:
+            raise ModelError(f"tokenizer.json lacks {', '.join(missing)}; a BERT-like one is needed")
+        self._tokenizer = tokenizer
+        pad, _, start, end, mask = (tokenizer.token_to_id(token) for token in _SPECIAL)
+        self.special = SpecialIds(pad=pad, start=start, end=end, mask=mask)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, texts: Sequence[str], *, max_length: int) -> TextBatch:
+        """Tokenize texts.
+
+        Args:
+            texts: One per row; an empty text gives a row without any valid token.
+            max_length: Longest row in tokens, start and end included; the end token is kept.
+
+        Returns:
+            Padded ids, as long as the longest text.
+        """
+        rows = [self._ids(text, max_length) for text in texts]
+        length = max((len(row) for row in rows), default=0) or 1
+        padded = [row + [self.special.pad] * (length - len(row)) for row in rows]
+        sizes = torch.tensor([len(row) for row in rows])
+        return TextBatch(
+            token_ids=torch.tensor(padded, dtype=torch.long).view(len(rows), length),
+            valid=torch.arange(length)[None] < sizes[:, None],
+        )
+
+    def decode(self, token_ids: Tensor) -> list[str]:
+        """Turn rows of ids back into texts, without special tokens."""
+        return self._tokenizer.decode_batch(token_ids.tolist())
+
+    def to_json(self) -> str:
+        """The `tokenizer.json` text."""
+        return self._tokenizer.to_str(pretty=True)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Tokenizer":
+        """Read a `tokenizer.json`.
+
+        Raises:
+            ModelError: If the file is missing or damaged.
+        """
+        if not path.is_file():
+            raise ModelError(f"{path}: missing; a model folder holds a tokenizer.json")
+        try:
+            return cls(HubTokenizer.from_file(str(path)))
+        except Exception as error:  # The library raises bare Exception for a damaged file.
+            raise ModelError(f"{path}: {error}") from None
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, vocab_size: int = 2000) -> "Tokenizer":
+        """Learn a lower-cased word-piece vocabulary from a corpus."""
+        tokenizer = HubTokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        # Sorted, because the trainer breaks ties by order of appearance.
+        tokenizer.train_from_iterator(
+            sorted(texts),
+            trainers.WordPieceTrainer(
+                vocab_size=vocab_size, special_tokens=list(_SPECIAL), show_progress=False
+            ),
+        )
+        start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", end), ("[CLS]", start))
+        return cls(tokenizer)
+
+    def _ids(self, text: str, max_length: int) -> list[int]:
+        if not text.strip():
+            return []
+        ids = self._tokenizer.encode(text).ids
+        return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.special.end]

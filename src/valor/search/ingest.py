@@ -1,0 +1,313 @@
+"""From files to committed segments, in bounded memory whatever the length of a recording.
+
+Segments of all files form one stream: a few threads decode ahead, the model embeds them in batches
+that cross file borders, and what is finished is committed every few seconds. A file that cannot be
+read is reported and remembered; it never stops the others.
+"""
+
+import itertools
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from valor.errors import MediaError
+from valor.media.probe import probe
+from valor.media.segments import cut
+from valor.search.tables import FileRow, Tables, parse_modalities, segment_table
+from valor.types import Embedder, Modality, Segment
+
+_VIDEO = "mp4 m4v mov mkv webm avi mpg mpeg ts m2ts mts mxf wmv flv ogv 3gp"
+_AUDIO = "wav mp3 m4a aac flac ogg opus aif aiff wma"
+_IMAGE = "jpg jpeg png webp bmp gif tif tiff"
+MEDIA_SUFFIXES = frozenset(f".{name}" for name in f"{_VIDEO} {_AUDIO} {_IMAGE}".split())
+"""What is picked up from a folder; a file that is named is always tried."""
+BATCH_SEGMENTS = 16
+COMMIT_SEGMENTS = 256
+COMMIT_S = 2.0
+"""A kill loses at most this much finished work; a commit costs some 20 ms."""
+_READ_THREADS = min(4, os.cpu_count() or 1)
+
+
+class BadFile(NamedTuple):
+    """A file that could not be read."""
+
+    path: str
+    reason: str
+    """A short stable word, such as `unreadable`."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an ingest has come."""
+
+    path: str
+    """The file that is being read."""
+    num_files: int
+    done_fraction: float
+    """Of the files, in [0, 1]; a file that is being read counts in part."""
+    seconds_of_media: float
+    """Embedded so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddReport:
+    """What an ingest did."""
+
+    num_files: int
+    """Files that were found: added, skipped and bad ones."""
+    num_segments: int
+    """Segments that were written."""
+    added: int
+    skipped: int
+    """Files that had not changed since they were added."""
+    bad: list[BadFile]
+    """Including those that were bad before and have not changed."""
+    seconds_of_media: float
+    removed: int = 0
+    """Files that the library forgot because they are gone."""
+
+
+def find_files(paths: Iterable[str | Path]) -> list[str]:
+    """Return the absolute paths of named files, and of all media below folders, sorted."""
+    found: set[str] = set()
+    for path in paths:
+        root = Path(path).resolve()
+        found.update(map(str, _media_below(root) if root.is_dir() else [root]))
+    return sorted(found)
+
+
+def _media_below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in MEDIA_SUFFIXES and not is_hidden and path.is_file():
+            yield path
+
+
+def plan(path: str, *, segment_s: float) -> list[tuple[float, float]]:
+    """Return the start and end of each segment of a file, in seconds.
+
+    Raises:
+        MediaError: If the file cannot be read or has nothing in it.
+    """
+    info = probe(path)
+    if info.is_image:
+        return [(0.0, info.duration_s)]
+    stretches = cut(info.duration_s, segment_s=segment_s)
+    if not stretches:
+        raise MediaError(path, "empty", "has no duration")
+    return stretches
+
+
+def read(embedder: Embedder, path: str, *, start_s: float, end_s: float) -> Segment:
+    """Decode one planned segment; raises `MediaError`."""
+    # A still image has no duration: read it to its end, wherever a model puts that.
+    return embedder.read(path, start_s=start_s, end_s=end_s if end_s > start_s else None)
+
+
+class _File:
+    """A file on its way through the stream; `row` is what will be committed."""
+
+    def __init__(self, path: str, place: int) -> None:
+        stat = Path(path).stat()
+        self.place = place
+        self.is_bad = False
+        self.row = FileRow(
+            path=path,
+            size_bytes=stat.st_size,
+            mtime_ns=stat.st_mtime_ns,
+            status="ok",
+            key=secrets.randbits(62) + 1,
+        )
+
+    def is_unchanged(self, row: FileRow | None) -> bool:
+        now = (self.row.size_bytes, self.row.mtime_ns)
+        return row is not None and (row.size_bytes, row.mtime_ns) == now
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    file: _File
+    start_s: float
+    end_s: float
+    done_fraction: float
+    """Of the file, with this stretch."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.done_fraction == 1
+
+
+_Reading = tuple[_Stretch, Future[Segment]]
+
+
+class Ingest:
+    """One run over many files.
+
+    Args:
+        tables: Where to write.
+        embedder: The library's model.
+        progress: Called after every batch.
+    """
+
+    def __init__(
+        self, tables: Tables, embedder: Embedder, *, progress: Callable[[Progress], object] | None
+    ) -> None:
+        self._tables = tables
+        self._embedder = embedder
+        self._progress = progress
+        self._num_files = 0
+        self._added = self._skipped = self._num_segments = 0
+        self._seconds_of_media = 0.0
+        self._bad: list[BadFile] = []
+        self._segments: list[pa.Table] = []
+        self._files: list[FileRow] = []
+        self._committed_at_s = time.monotonic()
+
+    def run(self, paths: Sequence[str], known: Mapping[str, FileRow]) -> AddReport:
+        """Add the files that are not known or have changed.
+
+        Args:
+            paths: Absolute paths.
+            known: The rows of the files that the library has.
+
+        Returns:
+            What was done.
+        """
+        self._num_files = len(paths)
+        pool = ThreadPoolExecutor(_READ_THREADS)
+        try:
+            reading = self._read_ahead(pool, self._stretches(paths, known))
+            while batch := list(itertools.islice(reading, BATCH_SEGMENTS)):
+                self._embed(batch)
+                since_s = time.monotonic() - self._committed_at_s
+                if sum(map(len, self._segments)) >= COMMIT_SEGMENTS or since_s >= COMMIT_S:
+                    self._commit()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        self._commit()
+        return AddReport(
+            num_files=self._num_files,
+            num_segments=self._num_segments,
+            added=self._added,
+            skipped=self._skipped,
+            bad=sorted(self._bad),
+            seconds_of_media=self._seconds_of_media,
+        )
+
+    def _stretches(self, paths: Sequence[str], known: Mapping[str, FileRow]) -> Iterator[_Stretch]:
+        """Plan the work, lazily: what is not asked for yet costs no memory."""
+        for place, path in enumerate(paths):
+            try:
+                file = _File(path, place)
+            except OSError as error:
+                self._bad.append(BadFile(path, "missing", f"cannot be opened: {error.strerror}"))
+                continue
+            if file.is_unchanged(known.get(path)):
+                self._skip(known[path])
+                continue
+            try:
+                stretches = plan(path, segment_s=self._embedder.segment_s)
+            except MediaError as error:
+                self._fail(file, error)
+                continue
+            for number, (start_s, end_s) in enumerate(stretches, start=1):
+                if file.is_bad:
+                    break
+                yield _Stretch(file, start_s, end_s, number / len(stretches))
+
+    def _skip(self, row: FileRow) -> None:
+        if row.status == "ok":
+            self._skipped += 1
+        else:
+            self._bad.append(BadFile(row.path, row.reason, row.detail))
+
+    def _read_ahead(
+        self, pool: ThreadPoolExecutor, stretches: Iterator[_Stretch]
+    ) -> Iterator[_Reading]:
+        """Decode up to a batch in advance, so that it overlaps with embedding."""
+        ahead: deque[_Reading] = deque()
+        for stretch in stretches:
+            ahead.append((stretch, pool.submit(self._read, stretch)))
+            if len(ahead) > BATCH_SEGMENTS:
+                yield ahead.popleft()
+        yield from ahead
+
+    def _read(self, stretch: _Stretch) -> Segment:
+        path = stretch.file.row.path
+        return read(self._embedder, path, start_s=stretch.start_s, end_s=stretch.end_s)
+
+    def _embed(self, batch: Sequence[_Reading]) -> None:
+        stretches: list[_Stretch] = []
+        segments: list[Segment] = []
+        for stretch, reading in batch:
+            try:
+                segments.append(reading.result())
+                stretches.append(stretch)
+            except MediaError as error:
+                self._fail(stretch.file, error)
+        if segments:
+            self._collect(stretches, segments)
+        for stretch in stretches:
+            if stretch.is_last and not stretch.file.is_bad:
+                self._finish(stretch.file)
+        if self._progress:
+            last = batch[-1][0]
+            now = Progress(
+                path=last.file.row.path,
+                num_files=self._num_files,
+                done_fraction=(last.file.place + last.done_fraction) / self._num_files,
+                seconds_of_media=self._seconds_of_media,
+            )
+            self._progress(now)
+
+    def _collect(self, stretches: Sequence[_Stretch], segments: Sequence[Segment]) -> None:
+        self._seconds_of_media += sum(s.end_s - s.start_s for s in stretches)
+        media = self._embedder.embed_media(segments)
+        if not media:
+            return
+        rows = [
+            {"key": s.file.row.key, "path": s.file.row.path, "start_s": s.start_s, "end_s": s.end_s}
+            for s in stretches
+        ]
+        table = segment_table(rows, media)
+        self._segments.append(table)
+        files = {stretch.file.row.key: stretch.file for stretch in stretches}
+        for row in table.select(["key", "modalities"]).to_pylist():
+            file = files[row["key"]]
+            file.row = replace(
+                file.row,
+                num_segments=file.row.num_segments + 1,
+                modalities=file.row.modalities | parse_modalities(row["modalities"]),
+            )
+
+    def _finish(self, file: _File) -> None:
+        if not file.row.num_segments:
+            detail = "nothing to see or hear that this model can use"
+            self._fail(file, MediaError(file.row.path, "empty", detail))
+            return
+        self._added += 1
+        self._num_segments += file.row.num_segments
+        self._files.append(file.row)
+
+    def _fail(self, file: _File, error: MediaError) -> None:
+        if file.is_bad:
+            return
+        file.is_bad = True
+        self._bad.append(BadFile(file.row.path, error.reason, error.detail))
+        found = {"num_segments": 0, "modalities": Modality(0), "key": 0}
+        problem = {"status": "bad", "reason": error.reason, "detail": error.detail}
+        self._files.append(replace(file.row, **found, **problem))
+
+    def _commit(self) -> None:
+        self._tables.commit(self._segments, self._files)
+        self._segments, self._files = [], []
+        self._committed_at_s = time.monotonic()

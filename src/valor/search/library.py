@@ -1,0 +1,333 @@
+"""A searchable collection of audible video: one folder that knows its model.
+
+The folder holds `library.json` and the tables of `valor.search.tables`. Vectors of different models
+never mix: the file carries the model's fingerprint, and another model is refused.
+"""
+
+import csv
+import dataclasses
+import datetime
+import fcntl
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from valor.config import configclass, from_dict, to_json
+from valor.errors import ConfigError, LibraryError, UsageError
+from valor.search.ingest import AddReport, Ingest, Progress, find_files
+from valor.search.query import Hit, Scan, embed_query, parse_using, rank
+from valor.search.tables import SEGMENT_FIELDS, FileRow, Tables, create_tables
+from valor.types import Embedder
+
+FORMAT_VERSION = 1
+_INFO_FILE = "library.json"
+_LOCK_FILE = "write.lock"
+_OUR_FILES = {"files.lance", "segments.lance", _LOCK_FILE, f"{_INFO_FILE}.new"}
+
+Paths = str | Path | Iterable[str | Path]
+
+
+@configclass
+class LibraryInfo:
+    """What `library.json` says."""
+
+    format_version: int
+    fingerprint: str
+    """Of the model that made the vectors."""
+    model: str | None
+    """Folder or hub id to load the model from; null if it was given as an object."""
+    embed_dim: int
+    segment_s: float
+    created: str
+    """UTC, ISO 8601."""
+
+
+class Library:
+    """Index audible video once, then search it by what is seen and heard.
+
+    Args:
+        path: The library's folder.
+        model: The model that embeds, or the folder or hub id to load it from. An existing library
+            remembers where its model came from, and loads it when it is first needed.
+        create: Make the library if it is not there.
+        rebuild: Throw away what the library holds and start again, with this model.
+
+    Raises:
+        LibraryError: If there is no such library and `create` is False, if it is damaged, or if it
+            was built with another model.
+        DependencyError: If lancedb is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        model: Embedder | str | Path | None = None,
+        create: bool = True,
+        rebuild: bool = False,
+    ) -> None:
+        self.path = Path(path).absolute()
+        self._embedder: Embedder | None = None
+        exists = (self.path / _INFO_FILE).exists()
+        if not exists and not create:
+            raise LibraryError(
+                f"{self.path}: no library; make one with `valor index {path} FILES --model MODEL`"
+            )
+        if rebuild or not exists:
+            self._model = model or (self.info.model if exists else None)
+            self._start()
+        else:
+            self._model = model or self.info.model
+            if model is not None and not isinstance(model, str | Path):
+                self._embedder = self._checked(model)
+        self._open()
+
+    def __len__(self) -> int:
+        """Number of segments."""
+        return sum(row.num_segments for row in self._tables.files().values())
+
+    @property
+    def info(self) -> LibraryInfo:
+        """What `library.json` says now; another process may have built the library again.
+
+        Raises:
+            LibraryError: If it cannot be read.
+        """
+        return _read_info(self.path)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the model whose vectors the library holds."""
+        return self.info.fingerprint
+
+    @property
+    def embedder(self) -> Embedder:
+        """The library's model, loaded when it is first asked for.
+
+        Raises:
+            LibraryError: If it is not the model that built the library, or none was given.
+        """
+        self._embedder = self._checked(self._load())
+        return self._embedder
+
+    def rebuild(self) -> None:
+        """Throw away all that the library holds and start again; the media stay untouched."""
+        self._start()
+        self._open()
+
+    def files(self) -> list[FileRow]:
+        """Return every file that was tried, good or bad, sorted by path."""
+        return list(self._tables.files().values())
+
+    def add(
+        self, paths: Paths, *, progress: Callable[[Progress], object] | None = None
+    ) -> AddReport:
+        """Index files, and folders with all media below them.
+
+        Stopped at any moment, it goes on where it was when it is called again. Files that have not
+        changed (size and time) are skipped, changed ones replaced; bad ones are listed.
+
+        Args:
+            paths: One file or folder, or several.
+            progress: Called after every batch of segments.
+
+        Returns:
+            What was added, skipped and bad.
+
+        Raises:
+            LibraryError: If another process is writing to the library, or the model is another.
+        """
+        with self._writing():
+            self._tables.sweep()
+            ingest = Ingest(self._tables, self.embedder, progress=progress)
+            report = ingest.run(find_files(_listed(paths)), self._tables.files())
+            self._tables.sweep()
+        return report
+
+    def remove(self, paths: Paths) -> int:
+        """Forget files, and all files below folders; the media stay untouched.
+
+        Args:
+            paths: One file or folder, or several; they need not exist any more.
+
+        Returns:
+            How many files were forgotten.
+
+        Raises:
+            LibraryError: If another process is writing to the library.
+        """
+        roots = {Path(path).resolve() for path in _listed(paths)}
+        with self._writing():
+            known = self._tables.files()
+            gone = [path for path in known if roots & {Path(path), *Path(path).parents}]
+            self._tables.remove(gone)
+            self._tables.sweep()
+        return len(gone)
+
+    def refresh(self, *, progress: Callable[[Progress], object] | None = None) -> AddReport:
+        """Index changed files again and forget vanished ones.
+
+        Args:
+            progress: Called after every batch of segments.
+
+        Returns:
+            What was added, skipped, bad and removed.
+
+        Raises:
+            LibraryError: If another process is writing to the library, or the model is another.
+        """
+        paths = list(self._tables.files())
+        removed = self.remove([path for path in paths if not Path(path).exists()])
+        report = self.add([path for path in paths if Path(path).exists()], progress=progress)
+        return dataclasses.replace(report, removed=removed)
+
+    def compact(self) -> None:
+        """Give back the space of removed and replaced files, and merge small pieces.
+
+        Raises:
+            LibraryError: If another process is writing to the library.
+        """
+        with self._writing():
+            self._tables.sweep()
+            self._tables.optimize()
+
+    def search(
+        self, query: str | Path, *, by: str = "text", using: str = "auto", limit: int = 10
+    ) -> list[Hit]:
+        """Find the segments that fit a query best.
+
+        Args:
+            query: A text, or the path of a file whose first segment shows what to look for.
+            by: What the query is: `text`, `audio`, `image` or `video`.
+            using: What of the segments to search: `vision`, `audio`, `audiovisual` or `auto`.
+                A segment that lacks one of two is scored by the other; `modalities_used` says so.
+            limit: How many hits to return at most.
+
+        Returns:
+            Hits, best first.
+
+        Raises:
+            UsageError: If `by`, `using` or `limit` is impossible or the text is empty.
+            MediaError: If the query is a file that cannot be read, or lacks what is asked for.
+            LibraryError: If the model is not the one that built the library.
+        """
+        group = parse_using(using)
+        if limit < 1:
+            raise UsageError(f"cannot return {limit} hits; the limit is at least 1")
+        embedded = embed_query(self.embedder, query, by=by, group=group)
+        return rank(self._scan.blocks(), embedded, group=group, limit=limit)
+
+    def export(self, path: str | Path) -> None:
+        """Write the list of segments, without vectors.
+
+        Args:
+            path: A file that ends in .json or .csv.
+
+        Raises:
+            UsageError: If it ends in anything else.
+        """
+        target = Path(path)
+        if target.suffix not in (".json", ".csv"):
+            raise UsageError(f"cannot export to {target.name!r}; choose a name in .json or .csv")
+        batches = self._tables.segments(with_vectors=False)
+        rows = [row for batch in batches for row in batch.select(SEGMENT_FIELDS).to_pylist()]
+        rows.sort(key=lambda row: (row["path"], row["start_s"]))
+        with target.open("w", encoding="utf-8", newline="") as file:
+            if target.suffix == ".json":
+                json.dump(rows, file, indent=2, ensure_ascii=False)
+            else:
+                writer = csv.DictWriter(file, SEGMENT_FIELDS)
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def _open(self) -> None:
+        self._tables = Tables(self.path)
+        self._scan = Scan(self._tables)
+
+    def _start(self) -> None:
+        """Make empty tables; `library.json` comes last and makes the library valid."""
+        if self.path.is_dir() and not (self.path / _INFO_FILE).exists():
+            strange = sorted({entry.name for entry in self.path.iterdir()} - _OUR_FILES)
+            if strange:
+                raise LibraryError(
+                    f"{self.path}: is no library and holds {strange[0]!r}; choose an empty folder"
+                )
+        embedder = self._embedder = self._load()
+        embed_dim = embedder.embed_text(["width"]).vectors.shape[2]
+        self.path.mkdir(parents=True, exist_ok=True)
+        info = LibraryInfo(
+            format_version=FORMAT_VERSION,
+            fingerprint=embedder.fingerprint,
+            model=_name_of(self._model),
+            embed_dim=embed_dim,
+            segment_s=embedder.segment_s,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+        with self._writing():
+            create_tables(self.path, embed_dim)
+            new = self.path / f"{_INFO_FILE}.new"
+            new.write_text(to_json(info), encoding="utf-8")
+            new.replace(self.path / _INFO_FILE)
+
+    def _load(self) -> Embedder:
+        if self._embedder is not None:
+            return self._embedder
+        if self._model is None:
+            raise LibraryError(
+                f"{self.path}: which model? Give its folder or hub id: `--model runs/demo/model`"
+            )
+        if not isinstance(self._model, str | Path):
+            return self._model
+        from valor.inference import load
+
+        return load(str(self._model))
+
+    def _checked(self, embedder: Embedder) -> Embedder:
+        if embedder.fingerprint != self.info.fingerprint:
+            name = f" ({self.info.model})" if self.info.model else ""
+            raise LibraryError(
+                f"{self.path}: built with model {self.info.fingerprint}{name}, but this is model "
+                f"{embedder.fingerprint}; use that one, or index again with `valor index --rebuild`"
+            )
+        return embedder
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the library's lock; the system drops it when the process dies."""
+        with (self.path / _LOCK_FILE).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LibraryError(
+                    f"{self.path}: another process is writing to it; wait until it is done"
+                ) from None
+            yield
+
+
+def _read_info(folder: Path) -> LibraryInfo:
+    path = folder / _INFO_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["format_version"]
+        if version != FORMAT_VERSION:
+            raise LibraryError(
+                f"{path}: format {version}, this valor reads {FORMAT_VERSION}; "
+                "upgrade valor or build it again with `valor index --rebuild`"
+            )
+        return from_dict(LibraryInfo, values, where=str(path))
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise LibraryError(
+            f"{path}: damaged ({error}); build the library again with `valor index --rebuild`"
+        ) from None
+
+
+def _name_of(model: Embedder | str | Path | None) -> str | None:
+    """Where to load the model from later: a folder's absolute path, or a hub id as it is."""
+    if not isinstance(model, str | Path):
+        return None
+    return str(Path(model).absolute()) if Path(model).exists() else str(model)
+
+
+def _listed(paths: Paths) -> list[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else list(paths)

@@ -1,0 +1,54 @@
+"""What a run tells: `metrics.jsonl` for machines, progress for whoever started it."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Report = Callable[[str, int, int], None]
+"""Called with a stage's name and how many of how many are done."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A report that goes nowhere."""
+
+
+class Monitor:
+    """Appends one JSON object per step to `metrics.jsonl`.
+
+    Args:
+        path: The file; lines of steps that a resumed run repeats are dropped.
+        first_step: The step that the run goes on with.
+    """
+
+    def __init__(self, path: Path, *, first_step: int) -> None:
+        kept = [row for row in read_metrics(path) if row["step"] < first_step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self._lines = path.open("a", encoding="utf-8")
+        self._elapsed_s = kept[-1]["elapsed_s"] if kept else 0.0
+        self._last = time.perf_counter()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Write the values of a step with the seconds that the run has taken so far."""
+        now = time.perf_counter()
+        self._elapsed_s += now - self._last
+        self._last = now
+        row = {"step": step, "elapsed_s": round(self._elapsed_s, 3), **values}
+        self._lines.write(json.dumps(row) + "\n")
+        self._lines.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read `metrics.jsonl`; a line that a kill cut short is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows

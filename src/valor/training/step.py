@@ -1,0 +1,53 @@
+"""One training step: encode, compute the loss terms, go backward."""
+
+from valor.config import configclass
+from valor.models.valor import Valor
+from valor.objectives.alignment import AlignmentConfig, align
+from valor.objectives.answering import AnsweringConfig, answer
+from valor.objectives.base import LossTerm, total
+from valor.objectives.captioning import CaptioningConfig, caption
+from valor.types import Batch, SpecialIds
+
+
+@configclass
+class ObjectivesConfig:
+    """What is learned; None leaves an objective out."""
+
+    alignment: AlignmentConfig | None = AlignmentConfig()
+    captioning: CaptioningConfig | None = CaptioningConfig()
+    answering: AnsweringConfig | None = None
+
+
+def loss_terms(
+    model: Valor, batch: Batch, config: ObjectivesConfig, special: SpecialIds
+) -> dict[str, LossTerm]:
+    """Compute every term that the batch has rows for."""
+    encoded = model(batch)
+    terms: dict[str, LossTerm] = {}
+    if config.alignment:
+        terms |= align(encoded, batch, config.alignment)
+    if config.captioning:
+        terms |= caption(encoded, batch, model.decoder, config.captioning, special)
+    if config.answering:
+        terms |= answer(encoded, batch, model.decoder, config.answering, special)
+    return terms
+
+
+def backward(
+    model: Valor, batch: Batch, config: ObjectivesConfig, special: SpecialIds
+) -> dict[str, float]:
+    """Accumulate gradients of the whole loss.
+
+    Args:
+        model: In training mode.
+        batch: On the model's device and in its precision.
+        config: Which objectives count.
+        special: The tokenizer's special ids.
+
+    Returns:
+        The value of every term and of their weighted sum, `loss`.
+    """
+    terms = loss_terms(model, batch, config, special)
+    loss = total(terms)
+    loss.backward()
+    return {"loss": loss.item(), **{name: term.value.item() for name, term in terms.items()}}

@@ -1,0 +1,170 @@
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from valor.errors import DependencyError, LibraryError, UsageError
+from valor.search.library import Library
+from valor.types import AUDIOVISUAL, Modality
+
+BELL = {"see": "tower", "hear": "bell"}
+DOG = {"see": "dog"}
+
+
+@pytest.fixture
+def folder(library, write_file) -> Path:
+    folder = write_file("a.mp4", BELL, DOG).parent
+    write_file("deep/b.mp4", DOG)
+    library.add(folder)
+    return folder
+
+
+def names(library: Library) -> list[str]:
+    return [Path(row.path).name for row in library.files()]
+
+
+def test_another_model_is_refused_with_the_way_out(library, folder, word_model):
+    with pytest.raises(LibraryError, match=r"words-1.*words-2.*valor index --rebuild"):
+        Library(library.path, model=word_model("words-2"))
+    assert len(Library(library.path, model=word_model("words-1"))) == 3
+
+
+def test_library_built_again_by_another_process_is_refused(library, folder, word_model):
+    Library(library.path, model=word_model("words-2"), rebuild=True)
+    with pytest.raises(LibraryError, match="words-2"):
+        library.search("dog")
+
+
+def test_rebuild_starts_empty_with_the_new_model(library, folder, word_model):
+    again = Library(library.path, model=word_model("words-2"), rebuild=True)
+    assert (len(again), again.fingerprint, again.files()) == (0, "words-2", [])
+    again.add(folder)
+    assert len(again.search("dog")) == 3
+    again.rebuild()
+    assert (len(again), again.search("dog")) == (0, [])
+
+
+def test_missing_library_is_only_made_on_request(tmp_path, word_model):
+    with pytest.raises(LibraryError, match="valor index"):
+        Library(tmp_path / "absent", model=word_model(), create=False)
+    with pytest.raises(LibraryError, match="which model"):
+        Library(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+
+
+def test_folder_of_something_else_is_never_touched(folder, word_model):
+    for rebuild in (False, True):
+        with pytest.raises(LibraryError, match="empty folder"):
+            Library(folder, model=word_model(), rebuild=rebuild)
+    assert sorted(path.name for path in folder.iterdir()) == ["a.mp4", "deep"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 99}', '{"format_version": 1}'])
+def test_damaged_or_newer_library_names_the_way_out(library, text, word_model):
+    (library.path / "library.json").write_text(text)
+    with pytest.raises(LibraryError, match="--rebuild"):
+        Library(library.path, model=word_model())
+    assert len(Library(library.path, model=word_model(), rebuild=True)) == 0
+
+
+def test_model_is_loaded_by_name_when_first_needed(tmp_path, folder, word_model, monkeypatch):
+    loaded = []
+
+    def load(name: str) -> object:
+        loaded.append(name)
+        return word_model("words-2" if name.endswith("other") else "words-1")
+
+    monkeypatch.setitem(sys.modules, "valor.inference", SimpleNamespace(load=load))
+    Library(tmp_path / "named", model="hub/model").add(folder)
+    assert loaded == ["hub/model"]
+    again = Library(tmp_path / "named")
+    assert (len(again), loaded) == (3, ["hub/model"])
+    assert len(again.search("dog")) == 3
+    assert loaded == ["hub/model"] * 2
+    with pytest.raises(LibraryError, match=r"words-1 \(hub/model\).*words-2"):
+        Library(tmp_path / "named", model="hub/other").search("dog")
+
+
+def test_library_without_a_model_still_lists(library, folder):
+    bare = Library(library.path)
+    assert names(bare) == ["a.mp4", "b.mp4"]
+    with pytest.raises(LibraryError, match="which model"):
+        bare.search("dog")
+
+
+def test_missing_package_names_the_extra(tmp_path, word_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(DependencyError, match=r"pip install valor-omni\[search\]"):
+        Library(tmp_path / "library", model=word_model())
+
+
+def test_files_say_what_they_have(library, folder):
+    first, second = library.files()
+    assert (first.status, first.num_segments, first.modalities) == ("ok", 2, AUDIOVISUAL)
+    assert (second.num_segments, second.modalities) == (1, Modality.VISION)
+
+
+def test_removed_files_are_gone_and_the_others_stay(library, folder):
+    assert library.remove(folder / "deep") == 1
+    assert library.remove(folder / "never.mp4") == 0
+    assert names(library) == ["a.mp4"]
+    assert len(library.search("dog")) == len(library) == 2
+    assert (folder / "deep" / "b.mp4").exists()
+
+
+def test_path_with_quotes_can_be_removed(library, write_file):
+    path = write_file("it's 'here'.mp4", DOG)
+    library.add(path)
+    assert library.remove(path) == 1
+    assert library.search("dog") == []
+
+
+def test_refresh_replaces_changed_and_forgets_vanished(library, folder, write_file):
+    (folder / "deep" / "b.mp4").unlink()
+    write_file("a.mp4", DOG)
+    write_file("new.mp4", DOG)
+    report = library.refresh()
+    assert (report.added, report.removed, report.skipped) == (1, 1, 0)
+    assert names(library) == ["a.mp4"]
+    assert [hit.modalities_used for hit in library.search("dog")] == [Modality.VISION]
+
+
+def test_touched_file_is_read_again(library, folder):
+    os.utime(folder / "a.mp4", ns=(1, 1))
+    assert library.refresh().added == 1
+    assert len(library) == 3
+
+
+def test_compact_keeps_every_hit(library, folder):
+    before = library.search("bell dog")
+    library.compact()
+    assert library.search("bell dog") == before
+
+
+def test_export_lists_every_segment(library, folder, tmp_path):
+    library.export(tmp_path / "list.json")
+    library.export(tmp_path / "list.csv")
+    rows = json.loads((tmp_path / "list.json").read_text())
+    assert [(Path(r["path"]).name, r["start_s"], r["modalities"]) for r in rows] == [
+        ("a.mp4", 0.0, "audiovisual"),
+        ("a.mp4", 5.0, "vision"),
+        ("b.mp4", 0.0, "vision"),
+    ]
+    with (tmp_path / "list.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(r["path"], float(r["end_s"])) for r in table] == [
+        (r["path"], r["end_s"]) for r in rows
+    ]
+    with pytest.raises(UsageError, match=r"\.json or \.csv"):
+        library.export(tmp_path / "list.xml")
+
+
+def test_second_writer_is_refused(library, folder, word_model):
+    other = Library(library.path, model=word_model())
+    with library._writing(), pytest.raises(LibraryError, match="another process"):
+        other.add(folder)
+    assert other.add(folder).skipped == 2
