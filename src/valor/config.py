@@ -7,12 +7,13 @@ of the field. Runtime objects (device, rank, tokenizer) never go into a configur
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
-from valor.errors import ConfigError
+from valor.errors import ConfigError, UsageError
 
 T = TypeVar("T")
 Config = TypeVar("Config")
@@ -21,13 +22,15 @@ Config = TypeVar("Config")
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def configclass(cls: type[T]) -> type[T]:
     """Make a frozen, keyword-only, slotted dataclass that is read strictly from JSON."""
-    annotations = {"__pydantic_config__": ClassVar[dict], **cls.__dict__.get("__annotations__", {})}
-    cls.__annotations__ = annotations
+    cls.__annotations__ = {
+        "__pydantic_config__": ClassVar[dict[str, Any]],
+        **inspect.get_annotations(cls),
+    }
     cls.__pydantic_config__ = {"extra": "forbid", "strict": True}  # pyright: ignore
     return dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _adapter(cls: type) -> Any:
     from pydantic import TypeAdapter
 
@@ -89,7 +92,8 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
         The changed configuration, checked again.
 
     Raises:
-        ConfigError: If a path names no field or a new value is impossible.
+        ConfigError: If a new value is impossible.
+        UsageError: If a path names no field.
     """
     for path, value in changes.items():
         config = _replace(config, path.split("."), value, path)
@@ -97,10 +101,14 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def _replace(config: Any, parts: list[str], value: Any, path: str) -> Any:
-    names = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    names = (
+        [f.name for f in dataclasses.fields(config)]
+        if dataclasses.is_dataclass(config) and not isinstance(config, type)
+        else []
+    )
     if parts[0] not in names:
         known = ", ".join(names) or "no fields"
-        raise ConfigError(f"{path}: no field {parts[0]!r}; there is {known}")
+        raise UsageError(f"unknown key {path!r}: no field {parts[0]!r}; there is {known}")
     if len(parts) > 1:
         value = _replace(getattr(config, parts[0]), parts[1:], value, path)
     try:

@@ -174,7 +174,11 @@ class VideoModel:
         ]
 
     def answer(
-        self, segments: Sequence[Segment], questions: Sequence[str], *, using: Modality = AUDIOVISUAL
+        self,
+        segments: Sequence[Segment],
+        questions: Sequence[str],
+        *,
+        using: Modality = AUDIOVISUAL,
     ) -> list[Answer]:
         """Answer each segment's question; one with nothing to use gets an empty text."""
         samples = [self.processor.prepare(segment) for segment in segments]
@@ -207,7 +211,9 @@ class VideoModel:
         outputs = self.valor.encode_media(
             collate_media([seen[row] for row in rows], self.processor)
         )
-        prompt = self.processor.encode_texts([questions[row] for row in rows]) if questions else None
+        prompt = (
+            self.processor.encode_texts([questions[row] for row in rows]) if questions else None
+        )
         tokenizer = self.processor.tokenizer
         generated = generate(
             self.valor.decoder,

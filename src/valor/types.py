@@ -40,11 +40,7 @@ class Modality(enum.Flag):
 
     @classmethod
     def parse(cls, label: str) -> Modality:
-        """Read a group's name; the opposite of `label`.
-
-        Raises:
-            UsageError: If a part of the name is no modality.
-        """
+        """Read a group's name, the opposite of `label`; a wrong name is a `UsageError`."""
         group = cls(0)
         for part in label.lower().split("+"):
             if part == "audiovisual":
@@ -172,11 +168,11 @@ class Batch:
     frame_valid: Bool[Tensor, "batch frames"] | None
     spectrograms: Float[Tensor, "batch windows mels hops"] | None
     window_valid: Bool[Tensor, "batch windows"] | None
-    aligned_texts: dict[Modality, TextBatch] = field(default_factory=dict)
+    aligned_texts: dict[Modality, TextBatch] = field(default_factory=dict[Modality, TextBatch])
     """For MGA: the text that each group's media is contrasted with."""
-    caption_texts: dict[Modality, TextBatch] = field(default_factory=dict)
+    caption_texts: dict[Modality, TextBatch] = field(default_factory=dict[Modality, TextBatch])
     """For MGC: the text to be written from each group's media."""
-    questions: list[QuestionBatch] = field(default_factory=list)
+    questions: list[QuestionBatch] = field(default_factory=list[QuestionBatch])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -281,7 +277,11 @@ class Describer(Protocol):
         ...
 
     def answer(
-        self, segments: Sequence[Segment], questions: Sequence[str], *, using: Modality = AUDIOVISUAL
+        self,
+        segments: Sequence[Segment],
+        questions: Sequence[str],
+        *,
+        using: Modality = AUDIOVISUAL,
     ) -> list[Answer]:
         """Answer each segment's question from the modalities in `using` that it has."""
         ...

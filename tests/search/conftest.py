@@ -85,7 +85,7 @@ def scenes_of(path: str) -> list[dict]:
 
 
 def probe_words(path: str) -> SimpleNamespace:
-    return SimpleNamespace(duration_s=len(scenes_of(path)) * SEGMENT_S, is_image=False)
+    return SimpleNamespace(duration_s=len(scenes_of(path)) * SEGMENT_S)
 
 
 def write(path: Path, *scenes: dict[str, str]) -> Path:

@@ -157,7 +157,6 @@ class TextTransformer(nn.Module):
         return self.dropout(self.norm(x))
 
 
-
 def prefix_causal_mask(
     valid: Bool[Tensor, "rows length"], num_prefix: int = 0
 ) -> Bool[Tensor, "rows 1 length length"]:

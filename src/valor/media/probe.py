@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from valor.errors import MediaError
 
+# FFmpeg's complaints about a file become a MediaError; its log would fill the terminal.
 av.logging.set_level(None)
 
 StreamT = TypeVar("StreamT", VideoStream, AudioStream)
@@ -95,18 +96,7 @@ def open_container(path: str | Path) -> Iterator[InputContainer]:
         MediaError: If the file is `missing`, `empty`, `unreadable` as any accepted format, or
             later `undecodable`.
     """
-    file = Path(path)
-    if not file.is_file():
-        problem = "not a regular file" if file.exists() else "no such file"
-        raise MediaError(str(path), "missing", f"{problem}; give the path of a media file")
-    if file.stat().st_size == 0:
-        raise MediaError(str(path), "empty", "0 bytes; copy or download the file again")
-    try:
-        container = _open(file)
-    except FFmpegError as error:
-        detail = f"no audio, video or picture of an accepted format ({error.strerror})"
-        raise MediaError(str(path), "unreadable", detail) from None
-    with container:
+    with _open(str(path)) as container:
         if not playable_streams(container):
             detail = f"the {container.format.name} file holds no audio or video that can be decoded"
             raise MediaError(str(path), "empty", detail)
@@ -117,13 +107,31 @@ def open_container(path: str | Path) -> Iterator[InputContainer]:
             raise MediaError(str(path), "undecodable", detail) from None
 
 
-def _open(file: Path) -> InputContainer:
-    # The explicit protocol keeps a colon in a file's name from being read as an address.
-    return av.open(
-        f"file:{file}",
-        container_options={"protocol_whitelist": "file", "format_whitelist": ",".join(_DEMUXERS)},
-        metadata_errors="replace",
-    )
+def _open(path: str) -> InputContainer:
+    file = Path(path)
+    try:
+        if not file.exists():
+            raise MediaError(path, "missing", "no such file; give the path of a media file")
+        if not file.is_file():
+            raise MediaError(
+                path, "unreadable", "not a regular file; give the path of a media file"
+            )
+        if file.stat().st_size == 0:
+            raise MediaError(path, "empty", "0 bytes; copy or download the file again")
+        # The explicit protocol keeps a colon in a file's name from being read as an address.
+        return av.open(
+            f"file:{path}",
+            container_options={
+                "protocol_whitelist": "file",
+                "format_whitelist": ",".join(_DEMUXERS),
+            },
+            metadata_errors="replace",
+        )
+    except FFmpegError as error:
+        detail = f"no audio, video or picture of an accepted format ({error.strerror})"
+        raise MediaError(path, "unreadable", detail) from None
+    except OSError as error:
+        raise MediaError(path, "unreadable", f"cannot be opened ({error.strerror})") from None
 
 
 def file_path(container: InputContainer) -> str:
@@ -238,7 +246,7 @@ def duration_s(container: InputContainer) -> float:
     if is_still_image(container):
         return 0.0
     claimed_s = _claimed_duration_s(container)
-    if claimed_s and all(_is_indexed(stream) for stream in playable_streams(container)):
+    if claimed_s and all(_is_proven(stream) for stream in playable_streams(container)):
         return claimed_s
     path = file_path(container)
     if claimed_s:
@@ -262,10 +270,10 @@ def _claimed_duration_s(container: InputContainer) -> float | None:
     return None if container.duration is None else container.duration / av.time_base
 
 
-def _is_indexed(stream: VideoStream | AudioStream) -> bool:
+def _is_proven(stream: VideoStream | AudioStream) -> bool:
     """True if the index lists every packet and the file is long enough to hold the last one."""
     index = stream.index_entries
-    if not 0 < stream.frames <= len(index):
+    if stream.duration is None or not 0 < stream.frames <= len(index):
         return False
     last = index[len(index) - 1]
     return last.pos + last.size <= stream.container.size  # pyright: ignore

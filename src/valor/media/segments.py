@@ -3,9 +3,12 @@
 Entry points: `cut` and `decode_segment`.
 """
 
+import itertools
+import math
 from pathlib import Path
 
 import numpy as np
+from av.error import FFmpegError
 from jaxtyping import Float
 
 from valor.config import configclass
@@ -20,6 +23,9 @@ from valor.media.probe import (
 )
 from valor.media.video import read_frames
 from valor.types import Segment
+
+_ROUNDING = 1e-6
+"""Lengths that differ by less are equal: three times 0.1 and 0.3."""
 
 
 @configclass
@@ -58,11 +64,12 @@ def frame_times(start_s: float, end_s: float, plan: DecodePlan) -> Float[np.ndar
         Ascending seconds within each burst, burst by burst.
     """
     length_s = end_s - start_s
+    part_s = length_s / plan.num_frames
     step_s = min(plan.burst_step_s, length_s / plan.frames_per_burst)
-    centres_s = start_s + (np.arange(plan.num_frames) + 0.5) * length_s / plan.num_frames
-    half_s = step_s * plan.frames_per_burst / 2
-    centres_s = centres_s.clip(start_s + half_s, end_s - half_s)
-    offsets_s = step_s * (np.arange(plan.frames_per_burst) + 0.5) - half_s
+    offsets_s = step_s * (np.arange(plan.frames_per_burst) - (plan.frames_per_burst - 1) / 2)
+    centres_s = start_s + part_s * (np.arange(plan.num_frames) + 0.5)
+    margin_s = offsets_s[-1] + min(part_s, step_s) / 2
+    centres_s = centres_s.clip(start_s + margin_s, end_s - margin_s)
     return (centres_s[:, None] + offsets_s).reshape(-1)
 
 
@@ -84,10 +91,11 @@ def cut(
     """
     if segment_s <= 0:
         raise ValueError(f"segment_s={segment_s} must be positive")
-    num_whole, rest_s = divmod(duration_s, segment_s)
-    num_segments = max(1, int(num_whole) + (rest_s >= min_last_s))
+    num_whole = math.floor(duration_s / segment_s + _ROUNDING)
+    rest_s = duration_s - num_whole * segment_s
+    num_segments = max(1, num_whole + (rest_s >= max(min_last_s, _ROUNDING)))
     bounds = [index * segment_s for index in range(num_segments)] + [duration_s]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(itertools.pairwise(bounds))
 
 
 def decode_segment(
@@ -125,7 +133,7 @@ def decode_segment(
                 frames, frame_times_s = read_frames(
                     container, times_s, short_side_px=plan.short_side_px
                 )
-            except MediaError:
+            except (MediaError, FFmpegError):
                 if not has_audio:
                     raise
     if has_audio:

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
@@ -43,8 +43,14 @@ _WORTH_A_SEEK_S = 0.5
 _UNINDEXED_GAP_S = 10.0
 """Without an index, only a gap longer than the usual distance of keyframes is worth a seek."""
 
-_FAITHFUL_SEEK = {"matroska,webm", "mpegts", "asf", "flv"}
-"""Formats without an index of all frames whose timestamps after a seek are those of the file."""
+_SEEK_LEAD_S = {
+    **{"matroska,webm": _REORDER_S, "asf": _REORDER_S, "flv": _REORDER_S},
+    **{"mov,mp4,m4a,3gp,3g2,mj2": _REORDER_S, "mpegts": 5.0},
+}
+"""How far ahead to aim in formats whose timestamps stay true after a seek without a full index.
+
+The transport stream knows no keyframes: it goes to any packet, and decoding waits for the next.
+"""
 
 
 class _SeekMissedError(Exception):
@@ -114,8 +120,8 @@ def _read_frames(
 
 
 def _time_s(frame: VideoFrame) -> float:
-    """When the frame appears, in the container's time; a picture without time is always there."""
-    return -math.inf if frame.time is None else frame.time
+    """When the frame appears, in the container's time; a picture may have no time."""
+    return frame.time or 0.0
 
 
 def _displayed(
@@ -155,7 +161,7 @@ def _should_seek(
         entry = index.search_timestamp(int((time_s - _REORDER_S) / stream.time_base))
         keyframe_s = float(index[entry].timestamp * stream.time_base) if entry >= 0 else -math.inf
         return keyframe_s > position_s + _WORTH_A_SEEK_S
-    return container.format.name in _FAITHFUL_SEEK and time_s - position_s > _UNINDEXED_GAP_S
+    return container.format.name in _SEEK_LEAD_S and time_s - position_s > _UNINDEXED_GAP_S
 
 
 def _seek(
@@ -163,12 +169,14 @@ def _seek(
 ) -> tuple[Iterator[VideoFrame], VideoFrame]:
     """Go to a keyframe in time for `time_s`; all frames from there on, and the first of them."""
     try:
-        container.seek(int((time_s - _REORDER_S) * av.time_base))
+        lead_s = _SEEK_LEAD_S.get(container.format.name, _REORDER_S)
+        container.seek(int((time_s - lead_s) * av.time_base))
         frames = decoded(container, stream, skip_damage=False)
         first = next(frames, None)
     except FFmpegError as error:
         raise _SeekMissedError from error
-    if first is None or _time_s(first) > time_s + _ROUNDING_S:
+    # A stream that is refreshed bit by bit counts predicted frames as keyframes.
+    if first is None or first.pict_type != PictureType.I or _time_s(first) > time_s + _ROUNDING_S:
         raise _SeekMissedError
     return frames, first
 

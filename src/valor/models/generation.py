@@ -141,7 +141,9 @@ class _Cache:
             valid=torch.zeros(rows, 0, dtype=torch.bool, device=key.device),
         )
         if prompt is not None:
-            self._append(prompt.token_ids.repeat(len(groups), 1), prompt.valid.repeat(len(groups), 1))
+            self._append(
+                prompt.token_ids.repeat(len(groups), 1), prompt.valid.repeat(len(groups), 1)
+            )
             num_prefix = prompt.token_ids.shape[1]
             _, self.past = decoder(self.text, memory, groups, num_prefix=num_prefix)
 

@@ -4,7 +4,6 @@ Source: VALOR 3.3, equations 2 and 4. Differs from the paper: the temperature is
 and rows with the same text are positives of each other instead of false negatives.
 """
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -40,7 +39,7 @@ def align(encoded: Encoded, batch: Batch, config: AlignmentConfig) -> dict[str, 
     Returns:
         One term per group that at least two rows have every modality of.
     """
-    terms = {}
+    terms: dict[str, LossTerm] = {}
     for group in config.groups:
         if group not in encoded.aligned_texts or any(m not in encoded.media for m in group):
             continue

@@ -41,7 +41,7 @@ def answer(
     Returns:
         One term per group of media that questions are answered from.
     """
-    terms = {}
+    terms: dict[str, LossTerm] = {}
     for questions in batch.questions:
         memory = encoded.memory
         if memory is None or not any(bool(memory.has(m).any()) for m in questions.group):

@@ -62,9 +62,14 @@ def caption(
     scored = chosen & torch.cat([memory.has(group) for group in groups])[:, None]
     corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
     hidden, _ = decoder(TextBatch(token_ids=corrupted, valid=texts.valid), memory, groups)
-    terms = {}
-    parts = zip(groups, hidden.chunk(len(groups)), texts.token_ids.chunk(len(groups)), 
-                scored.chunk(len(groups)), strict=True)
+    terms: dict[str, LossTerm] = {}
+    parts = zip(
+        groups,
+        hidden.chunk(len(groups)),
+        texts.token_ids.chunk(len(groups)),
+        scored.chunk(len(groups)),
+        strict=True,
+    )
     for group, states, token_ids, words in parts:
         if bool(words.any()):
             terms[f"caption/{group.label}"] = LossTerm(

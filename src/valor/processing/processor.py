@@ -58,7 +58,7 @@ class Processor:
             sample_rate_hz=sound.sample_rate_hz,
         )
 
-    def prepare(self, segment: Segment, *, id: str = "") -> Sample:  # noqa: A002
+    def prepare(self, segment: Segment, *, id: str = "") -> Sample:
         """Turn decoded media into model inputs; missing or silent modalities become None."""
         pixels = None if segment.frames is None else to_squares(segment.frames, self.config.frames)
         spectrograms = None

@@ -31,7 +31,9 @@ class Tokenizer:
     def __init__(self, tokenizer: HubTokenizer) -> None:
         missing = [token for token in _SPECIAL if tokenizer.token_to_id(token) is None]
         if missing:
-            raise ModelError(f"tokenizer.json lacks {', '.join(missing)}; a BERT-like one is needed")
+            raise ModelError(
+                f"tokenizer.json lacks {', '.join(missing)}; a BERT-like one is needed"
+            )
         self._tokenizer = tokenizer
         pad, _, start, end, mask = (tokenizer.token_to_id(token) for token in _SPECIAL)
         self.special = SpecialIds(pad=pad, start=start, end=end, mask=mask)
@@ -96,9 +98,11 @@ class Tokenizer:
                 vocab_size=vocab_size, special_tokens=list(_SPECIAL), show_progress=False
             ),
         )
-        start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-        tokenizer.post_processor = processors.BertProcessing(("[SEP]", end), ("[CLS]", start))
-        return cls(tokenizer)
+        trained = cls(tokenizer)
+        tokenizer.post_processor = processors.BertProcessing(
+            ("[SEP]", trained.special.end), ("[CLS]", trained.special.start)
+        )
+        return trained
 
     def _ids(self, text: str, max_length: int) -> list[int]:
         if not text.strip():

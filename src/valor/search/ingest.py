@@ -96,20 +96,14 @@ def plan(path: str, *, segment_s: float) -> list[tuple[float, float]]:
     """Return the start and end of each segment of a file, in seconds.
 
     Raises:
-        MediaError: If the file cannot be read or has nothing in it.
+        MediaError: If the file cannot be read.
     """
-    info = probe(path)
-    if info.is_image:
-        return [(0.0, info.duration_s)]
-    stretches = cut(info.duration_s, segment_s=segment_s)
-    if not stretches:
-        raise MediaError(path, "empty", "has no duration")
-    return stretches
+    return cut(probe(path).duration_s, segment_s=segment_s)
 
 
 def read(embedder: Embedder, path: str, *, start_s: float, end_s: float) -> Segment:
     """Decode one planned segment; raises `MediaError`."""
-    # A still image has no duration: read it to its end, wherever a model puts that.
+    # A still image is planned as 0 to 0, which is all of it and no empty stretch.
     return embedder.read(path, start_s=start_s, end_s=end_s if end_s > start_s else None)
 
 

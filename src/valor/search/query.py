@@ -31,7 +31,7 @@ class Hit:
     start_s: float
     end_s: float
     score: float
-    """In [-1, 1], higher is better; what `similarity` says."""
+    """What `similarity` says, in [-1, 1] up to the rounding of float16; higher is better."""
     by_modality: dict[str, float]
     """The score with one modality alone, for each one that the segment has."""
     modalities_used: Modality

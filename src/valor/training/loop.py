@@ -140,9 +140,7 @@ def _dtype(precision: str) -> torch.dtype:
 
 
 def _batch(config: TrainConfig, store: SampleStore, processor: Processor, step: int) -> Batch:
-    rows = step_rows(
-        num_rows=len(store), batch_size=config.batch_size, seed=config.seed, step=step
-    )
+    rows = step_rows(num_rows=len(store), batch_size=config.batch_size, seed=config.seed, step=step)
     rng = step_rng(seed=config.seed, step=step)
     samples = [store[int(row)] for row in rows]
     batch = collate_training(samples, [store.records[int(row)] for row in rows], processor, rng)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
 from valor.training.optim import Optimizer
 
@@ -23,7 +23,7 @@ def save_state(folder: Path, optimizer: Optimizer, *, next_step: int) -> None:
     """
     partial = folder.with_name("state.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    dcp.save(_tensors(optimizer), checkpoint_id=partial, no_dist=True)
+    state_dict_saver.save(_tensors(optimizer), checkpoint_id=partial, no_dist=True)
     (partial / "position.json").write_text(json.dumps({"next_step": next_step}), encoding="utf-8")
     old = folder.with_name("state.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -38,7 +38,7 @@ def load_state(folder: Path, optimizer: Optimizer) -> int:
     for candidate in (folder, folder.with_name("state.old")):
         if (candidate / "position.json").is_file():
             tensors = _tensors(optimizer, fresh=True)
-            dcp.load(tensors, checkpoint_id=candidate, no_dist=True)
+            state_dict_loader.load(tensors, checkpoint_id=candidate, no_dist=True)
             _restore(optimizer, tensors)
             position = json.loads((candidate / "position.json").read_text(encoding="utf-8"))
             return int(position["next_step"])

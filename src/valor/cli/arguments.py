@@ -1,0 +1,71 @@
+"""Command line arguments from dataclasses, with one line for whatever is wrong with them."""
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
+
+import tyro
+
+from valor.errors import UsageError
+from valor.types import AUDIOVISUAL, Modality
+
+T = TypeVar("T")
+
+Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
+"""A flag `--json`: machine-readable output on stdout."""
+
+Group = Annotated[
+    Modality,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="GROUP",
+        instance_from_str=lambda words: Modality.parse(words[0]),
+        is_instance=lambda value: isinstance(value, Modality),
+        str_from_instance=lambda group: [group.label],
+    ),
+]
+"""A group of modalities by its name, such as `audiovisual`."""
+
+__all__ = ["AUDIOVISUAL", "Group", "Json", "parse"]
+
+
+def parse(cls: type[T], argv: Sequence[str], *, verb: str, default: T | None = None) -> T:
+    """Read a verb's arguments into a dataclass.
+
+    Args:
+        cls: Its docstring and its fields' docstrings are the help.
+        argv: Words after the verb.
+        verb: For the help's first line.
+        default: Values of options that are not given.
+
+    Returns:
+        The arguments.
+
+    Raises:
+        UsageError: If an argument is unknown, missing or impossible.
+        SystemExit: With code 0, after `--help`.
+    """
+    problem = io.StringIO()
+    options = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(problem):
+            return tyro.cli(
+                cls,
+                args=list(argv),
+                prog=f"valor {verb}",
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+                **options,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_one_line(problem.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """The text of tyro's framed message, without its pointer to the help."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    text = " ".join(re.sub(r"[\u2500-\u257f]", " ", text.partition("For full helptext")[0]).split())
+    return text or "wrong arguments"

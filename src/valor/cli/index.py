@@ -1,0 +1,52 @@
+"""`valor index`: make recordings searchable."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from valor.cli.arguments import Json, parse
+from valor.cli.progress import StageProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Add files and folders to a library; running it again adds what is new or has changed."""
+
+    library: tyro.conf.Positional[Path]
+    """Library folder; made if needed."""
+    media: tyro.conf.Positional[tuple[Path, ...]]
+    """Files, or folders to be searched for media."""
+    model: Path | None = None
+    """Model folder; needed for a new library."""
+    rebuild: bool = False
+    """Forget what the library holds, as another model needs."""
+    json: Json = False
+    """What was done, as a JSON object on stdout."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb; unreadable files are listed and do not stop it."""
+    arguments = parse(Arguments, argv, verb="index")
+    from valor.search.library import Library
+
+    library = Library(arguments.library, model=arguments.model, rebuild=arguments.rebuild)
+    with StageProgress() as progress:
+        report = library.add(
+            list(arguments.media),
+            progress=lambda now: progress("index", round(now.done_fraction * 1000), 1000),
+        )
+    for bad in report.bad:
+        print(f"left out {bad.path}: {bad.detail}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(report)))
+    else:
+        print(
+            f"{report.added} added, {report.skipped} unchanged, {len(report.bad)} left out; "
+            f"{len(library)} segments in {arguments.library}"
+        )
+    return 0

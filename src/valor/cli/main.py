@@ -1,0 +1,68 @@
+"""Entry point of `valor`: find the verb, run it, turn errors into one line and an exit code."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from valor.errors import UsageError, ValorError
+
+VERBS = {
+    "demo": "the whole story: render a world, train on it, evaluate, search",
+    "world": "render the audible world: real mp4 files with known truth",
+    "train": "run a recipe; the same command again goes on where it stopped",
+    "evaluate": "retrieval, captioning and answering by group of modalities",
+    "caption": "describe files by what is seen and heard",
+    "ask": "answer a question about a file",
+    "embed": "write vectors of files to a Parquet file",
+    "index": "make a folder of recordings searchable",
+    "search": "find moments by text, sound, image or video",
+    "score": "metrics over files of predictions, without a model",
+    "doctor": "check versions, codecs and devices",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Words after `valor`; the process's own by default.
+
+    Returns:
+        0 if all went well, 1 for an error in the input, 2 for wrong usage.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        from valor import __version__
+
+        print(__version__)
+        return 0
+    try:
+        if words[0] not in VERBS:
+            raise UsageError(f"unknown verb {words[0]!r}; there is {', '.join(VERBS)}")
+        return importlib.import_module(f"valor.cli.{words[0]}").main(words[1:])
+    except ValorError as error:
+        print(f"valor: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print("valor: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {text}" for verb, text in VERBS.items())
+    return (
+        "usage: valor VERB ...\n\nUnderstand audible video: search, caption and question recordings"
+        f" by what is seen and heard.\n\n{verbs}\n\n`valor VERB --help` explains a verb."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How good a model is: by group of modalities, beside chance and what is possible at all."""

@@ -1,0 +1,68 @@
+"""The demo's model: small enough to learn the rendered world on two cores in minutes."""
+
+from valor.config import evolve
+from valor.encoders.audio import AstConfig
+from valor.encoders.text import BertConfig
+from valor.encoders.vision import VitConfig
+from valor.models.valor import ValorConfig
+from valor.objectives.answering import AnsweringConfig
+from valor.processing.frames import FrameConfig
+from valor.processing.processor import ProcessorConfig
+from valor.processing.spectrogram import SpectrogramConfig
+from valor.training.loop import TrainConfig
+from valor.training.optim import OptimConfig
+from valor.training.step import ObjectivesConfig
+
+
+def tiny() -> TrainConfig:
+    """VALOR with 2 M parameters for the rendered world.
+
+    Bursts of two frames let one patch see motion.
+    """
+    return TrainConfig(
+        model=ValorConfig(
+            vision=VitConfig(
+                image_px=48,
+                patch_px=8,
+                frames_per_patch=2,
+                temporal_layers=1,
+                dim=128,
+                num_layers=3,
+                num_heads=4,
+                mlp_dim=512,
+            ),
+            audio=AstConfig(
+                hops_per_window=400,
+                patch_mels=64,
+                patch_hops=8,
+                dim=128,
+                num_layers=3,
+                num_heads=4,
+                mlp_dim=512,
+            ),
+            text=BertConfig(
+                vocab_size=400,
+                max_length=96,
+                dim=128,
+                num_layers=3,
+                num_heads=4,
+                mlp_dim=512,
+                dropout=0.0,
+            ),
+            embed_dim=128,
+        ),
+        processor=ProcessorConfig(
+            frames=FrameConfig(num_bursts=4, frames_per_burst=2, image_px=48, normalise="unit"),
+            spectrogram=SpectrogramConfig(hops_per_window=400, num_windows=1),
+            segment_s=4.0,
+        ),
+        objectives=ObjectivesConfig(answering=AnsweringConfig(mask_fraction=0.8)),
+        optim=OptimConfig(learning_rate=1e-3, clip_norm=1.0),
+        batch_size=64,
+        num_steps=800,
+    )
+
+
+def tiny_quick() -> TrainConfig:
+    """The same for `valor demo --quick`: fewer steps, to see everything run, not to be good."""
+    return evolve(tiny(), {"num_steps": 60})

@@ -1,0 +1,171 @@
+"""Segments cover a recording; what is seen and heard in one belongs together, or is absent."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from valor.config import from_dict, to_dict
+from valor.errors import ConfigError, MediaError
+from valor.media.probe import probe
+from valor.media.segments import DecodePlan, cut, decode_segment, frame_times
+from valor.types import AUDIOVISUAL, Modality
+
+RATE_HZ = 16_000
+PLAN = DecodePlan(num_frames=4, short_side_px=16, sample_rate_hz=RATE_HZ)
+STEPS_S = np.arange(40) / 10
+
+
+@pytest.mark.parametrize("duration_s", [0.0, 0.3, 4.0, 4.2, 7.9999999, 8.0, 9.5, 12.3, 3600.1])
+@pytest.mark.parametrize("segment_s", [0.1, 2.0, 4.0, 10.0])
+@pytest.mark.parametrize("min_last_s", [0.0, 1.0])
+def test_segments_cover_the_recording_once(duration_s: float, segment_s: float, min_last_s: float):
+    segments = cut(duration_s, segment_s=segment_s, min_last_s=min_last_s)
+    starts, ends = zip(*segments, strict=True)
+    assert (starts[0], ends[-1]) == (0.0, duration_s)
+    assert starts[1:] == ends[:-1]
+    lengths = np.subtract(ends, starts)
+    np.testing.assert_allclose(lengths[:-1], segment_s)
+    if len(segments) > 1:
+        assert min(min_last_s, segment_s) - 1e-5 < lengths[-1]
+    assert lengths[-1] < segment_s + min_last_s + 1e-5
+
+
+def test_segments_need_a_length():
+    with pytest.raises(ValueError, match="segment_s=0 must be positive"):
+        cut(10.0, segment_s=0)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 64])
+@pytest.mark.parametrize("frames_per_burst", [1, 2, 5])
+@pytest.mark.parametrize(("start_s", "end_s"), [(0.0, 4.0), (7.3, 7.4), (100.0, 160.0)])
+def test_every_time_is_inside_the_segment(
+    num_frames: int, frames_per_burst: int, start_s: float, end_s: float
+):
+    plan = DecodePlan(
+        num_frames=num_frames,
+        frames_per_burst=frames_per_burst,
+        short_side_px=16,
+        sample_rate_hz=RATE_HZ,
+    )
+    times_s = frame_times(start_s, end_s, plan).reshape(num_frames, frames_per_burst)
+    assert (times_s >= start_s).all()
+    assert (times_s < end_s).all()
+    steps_s = np.diff(times_s, axis=1)
+    np.testing.assert_allclose(steps_s, min(0.125, (end_s - start_s) / frames_per_burst))
+    mirrored = start_s + end_s - times_s[::-1, ::-1]
+    np.testing.assert_allclose(times_s, mirrored)
+
+
+def test_positions_are_the_centres_of_equal_parts():
+    assert frame_times(2.0, 4.0, PLAN).tolist() == [2.25, 2.75, 3.25, 3.75]
+
+
+@pytest.mark.parametrize("field", ["num_frames", "frames_per_burst", "sample_rate_hz"])
+def test_a_plan_that_reads_nothing_is_refused(field: str):
+    with pytest.raises(ConfigError, match=field):
+        from_dict(DecodePlan, {**to_dict(PLAN), field: 0})
+
+
+@pytest.mark.media
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("flash_s", [0.4, 3.6, 8.8])
+@pytest.mark.parametrize("clock_s", [0.0, 5.0])
+def test_a_flash_and_a_beep_at_the_same_time_are_found_together(
+    render, beep, suffix: str, flash_s: float, clock_s: float
+):
+    times_s = np.arange(250) / 25
+    black, white = np.zeros((32, 48, 3), np.uint8), np.full((32, 48, 3), 255, np.uint8)
+    pictures = [(clock_s + t, white if flash_s <= t < flash_s + 0.1 else black) for t in times_s]
+    sounds = [(clock_s, beep(length_s=10, at_s=flash_s))]
+    path = render(f"a.{suffix}", pictures=pictures, sounds=sounds)
+    plan = DecodePlan(num_frames=200, short_side_px=16, sample_rate_hz=RATE_HZ)
+    segment = decode_segment(path, plan, start_s=flash_s - 0.4, end_s=flash_s + 0.6)
+    assert segment.frames is not None
+    assert segment.frame_times_s is not None
+    assert segment.waveform is not None
+    seen_s = segment.frame_times_s[segment.frames.mean(axis=(1, 2, 3)) > 128].min()
+    heard_s = segment.start_s + np.flatnonzero(np.abs(segment.waveform) > 0.2)[0] / RATE_HZ
+    assert heard_s == pytest.approx(seen_s, abs=0.04)
+    assert seen_s == pytest.approx(flash_s, abs=0.1)
+
+
+@pytest.mark.media
+def test_each_track_is_there_or_none(render, grays, beep):
+    pictures, sounds = grays(STEPS_S), [(0.0, beep(length_s=4, at_s=1))]
+    both = decode_segment(render("both.mp4", pictures=pictures, sounds=sounds), PLAN)
+    assert both.available == AUDIOVISUAL
+    assert both.frames is not None
+    assert both.frames.shape == (4, 16, 24, 3)
+    seen = decode_segment(render("seen.mp4", pictures=pictures), PLAN)
+    assert (seen.available, seen.waveform) == (Modality.VISION, None)
+    heard = decode_segment(render("heard.m4a", sounds=sounds), PLAN)
+    assert (heard.available, heard.frames) == (Modality.AUDIO, None)
+
+
+@pytest.mark.media
+def test_silence_is_told_from_absence(render, grays):
+    path = render("a.mp4", pictures=grays(STEPS_S), sounds=[(0.0, np.zeros((1, 4 * RATE_HZ)))])
+    segment = decode_segment(path, PLAN)
+    assert segment.is_silent
+    assert segment.waveform is not None
+    assert segment.available == Modality.VISION
+
+
+@pytest.mark.media
+def test_the_end_is_that_of_the_recording(render, grays):
+    path = render("a.mp4", pictures=grays(STEPS_S))
+    assert decode_segment(path, PLAN, start_s=3.0, end_s=9.0).end_s == probe(path).duration_s
+    for start_s, end_s in [(60.0, 64.0), (2.0, 2.0), (-1.0, 2.0)]:
+        with pytest.raises(MediaError) as caught:
+            decode_segment(path, PLAN, start_s=start_s, end_s=end_s)
+        assert caught.value.reason == "outside"
+
+
+@pytest.mark.media
+def test_a_still_image_is_one_burst_of_itself(tmp_path: Path):
+    Image.new("RGB", (60, 40), (200, 100, 50)).save(tmp_path / "a.png")
+    plan = DecodePlan(num_frames=4, frames_per_burst=3, short_side_px=16, sample_rate_hz=RATE_HZ)
+    (stretch,) = cut(probe(tmp_path / "a.png").duration_s, segment_s=4.0)
+    segment = decode_segment(tmp_path / "a.png", plan, start_s=stretch[0], end_s=stretch[1])
+    assert segment.frames is not None
+    assert segment.frames.shape == (3, 16, 24, 3)
+    assert (segment.frames == segment.frames[0, 0, 0]).all()
+    assert segment.available == Modality.VISION
+
+
+def with_zeroed_packets(path: Path, *kinds: str) -> Path:
+    """A copy of the file whose streams of these kinds hold nothing but zeros."""
+    copy = path.with_stem("zeroed")
+    with av.open(str(path)) as source, av.open(str(copy), "w") as target:
+        streams = [target.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.dts is None:
+                continue
+            written = av.Packet(bytes(packet.size)) if packet.stream.type in kinds else packet
+            written.pts, written.dts, written.time_base = packet.pts, packet.dts, packet.time_base
+            written.stream = streams[packet.stream_index]
+            target.mux(written)
+    return copy
+
+
+@pytest.mark.media
+def test_a_track_that_cannot_be_decoded_leaves_the_other(render, grays, beep):
+    path = render("a.mkv", pictures=grays(STEPS_S), sounds=[(0.0, beep(length_s=4, at_s=1))])
+    assert decode_segment(with_zeroed_packets(path, "video"), PLAN).available == Modality.AUDIO
+    assert decode_segment(with_zeroed_packets(path, "audio"), PLAN).available == Modality.VISION
+    with pytest.raises(MediaError):
+        decode_segment(with_zeroed_packets(path, "video", "audio"), PLAN)
+
+
+@pytest.mark.media
+def test_a_cut_off_file_gives_what_is_left(render, truncate):
+    noise = np.random.default_rng(0)
+    pictures = [(t, noise.integers(0, 255, (32, 48, 3), dtype=np.uint8)) for t in STEPS_S]
+    sounds = [(0.0, noise.uniform(-0.5, 0.5, (1, 4 * RATE_HZ)))]
+    path = truncate(render("a.mkv", pictures=pictures, sounds=sounds), 0.5)
+    segment = decode_segment(path, PLAN)
+    assert segment.available == AUDIOVISUAL
+    assert 1 < segment.end_s < 3
