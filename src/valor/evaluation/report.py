@@ -1,0 +1,528 @@
+"""An evaluation's figures for people: one HTML page that needs no other file, and plain text.
+
+Both show the same tables, so that they cannot disagree. Rates are written in percent. `write_report`
+adds pictures, learning curves and examples; equal input gives equal bytes. The page's style is in
+`report.css`.
+"""
+
+import math
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+from textwrap import fill
+from typing import Any
+
+from valor.metrics.answering import exact_match
+from valor.types import MEDIA_GROUPS
+
+_MAX_EMBEDDED_BYTES = 2_000_000
+_WIDTH = 100
+"""Characters in a line of the plain text."""
+_GROUPS = [group.label for group in MEDIA_GROUPS]
+_ORDER = [*_GROUPS, "both"]
+_PLAYABLE = {
+    **{".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".wav": "audio/wav"},
+    **{".mp3": "audio/mpeg", ".flac": "audio/flac", ".ogg": "audio/ogg", ".m4a": "audio/mp4"},
+}
+_MAX_CURVE_POINTS = 80
+_CHART_WIDTH, _CHART_HEIGHT = 460, 240
+_LEFT, _TOP, _BOTTOM, _RIGHT = 36, 10, 40, 12
+_BAR_ROW = 56
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One test recording with what the model said about it."""
+
+    path: str
+    """The media file; up to 2 MB it is put into the page and can be played there."""
+    thumbnail: bytes | None
+    """JPEG."""
+    spectrogram: bytes | None
+    """PNG."""
+    captions: dict[str, str]
+    """By group; empty where the recording has none of the group's modalities."""
+    reference: str
+    answers: list[tuple[str, str, str]]
+    """Question, given answer, right answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchExample:
+    """One query with its best hits."""
+
+    query: str
+    """The text, or the file's name."""
+    by: str
+    """What the query is: text, audio, image or video."""
+    hits: list[tuple[str, float, float, float, dict[str, float], bytes | None]]
+    """Path, start and end in seconds, score, score by modality, JPEG thumbnail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    title: str
+    note: str
+    columns: list[str]
+    rows: list[list[str]]
+    num_names: int = 1
+    """The first columns, which name the row; all others are figures."""
+    picture: str = ""
+    """HTML to show above."""
+
+
+def summary_table(report: Mapping[str, Any]) -> str:
+    """Write the figures as plain text.
+
+    Args:
+        report: As in report.json.
+
+    Returns:
+        Lines of at most 100 characters.
+    """
+    parts = [fill(f"{_sentence(report)} Rates are in percent.", _WIDTH)]
+    parts += [f"{table.title}\n{_plain_text(table)}" for table in _tables(report)]
+    return "\n\n".join(parts)
+
+
+def write_report(
+    path: Path,
+    report: Mapping[str, Any],
+    *,
+    curves: Sequence[Mapping[str, float]] = (),
+    examples: Sequence[Example] = (),
+    searches: Sequence[SearchExample] = (),
+    title: str = "VALOR report",
+) -> None:
+    """Write the page; `path` is replaced only when all of it is written.
+
+    Args:
+        path: The HTML file.
+        report: As in report.json. What it does not hold is left out of the page.
+        curves: The rows of metrics.jsonl.
+        examples: Recordings to show.
+        searches: Queries to show.
+        title: Heading of the page.
+    """
+    sections = [_table_section(table) for table in _tables(report)]
+    sections += [_curves(curves), _searches(searches), _examples(examples)]
+    sections += [_table_section(_missing(report["data"]["missing"]))]
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(_page(title, report, "".join(sections)), encoding="utf-8", newline="\n")
+    partial.replace(path)
+
+
+def _page(title: str, report: Mapping[str, Any], body: str) -> str:
+    style = files("valor.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    protocol = _words(report.get("protocol", {}), " · ")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<header>\n"
+        f"<h1>{escape(title)}</h1>\n<p>{escape(_sentence(report))}</p>\n"
+        f'<p class="quiet">{escape(protocol)}</p>\n</header>\n{body}</body>\n</html>\n'
+    )
+
+
+def _sentence(report: Mapping[str, Any]) -> str:
+    data = report["data"]
+    return (
+        f"Model {report['model']} was measured on {data['n']} recordings, "
+        f"{_percent(data['coverage'])} % of those that were asked for."
+    )
+
+
+def _words(value: Any, separator: str = ", ") -> str:
+    """Write JSON values as a line of words."""
+    if isinstance(value, Mapping):
+        return separator.join(f"{key} {_words(part)}" for key, part in value.items())  # pyright: ignore
+    if isinstance(value, list):
+        return ", ".join(_words(part) for part in value)  # pyright: ignore
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.1f}"
+
+
+def _in_order(labels: Iterable[str]) -> list[str]:
+    """Vision before audio before both; what is unknown comes last."""
+    known = {label: place for place, label in enumerate(_ORDER)}
+    return sorted(set(labels), key=lambda label: (known.get(label, len(known)), label))
+
+
+def _tables(report: Mapping[str, Any]) -> list[_Table]:
+    captioning = report.get("captioning", {})
+    tables = [
+        _retrieval(report.get("retrieval", {}), report.get("pairs", {})),
+        _by_caption(report.get("by_caption", {})),
+        _captioning(captioning),
+        _by_group(
+            captioning,
+            "slot_accuracy",
+            title="What captions get right",
+            note="How many captions name the true value, by the modalities that the model is "
+            "given. Without the modality that a value belongs to, it can only be guessed.",
+        ),
+        _by_group(
+            captioning,
+            "hallucination_rate",
+            title="What captions make up",
+            note="How many captions tell of something that is not there, by the modalities that "
+            "the model is given: in all recordings, and in those of one kind. Lower is better.",
+        ),
+        _answering(report.get("answering", {})),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> _Table:
+    def row(names: list[str], ranks: Mapping[str, Any], rest: list[str]) -> list[str]:
+        recalls = [_percent(ranks.get(key)) for key in ("r1", "r5", "r10")]
+        return [*names, *recalls, f"{ranks['median_rank']:g}", *rest, str(ranks["num"])]
+
+    rows = []
+    for group in _in_order(retrieval):
+        figures = retrieval[group]
+        limits = [_percent(figures.get(key)) for key in ("oracle_r1", "chance_r1")]
+        rows.append(row([group, "text to media"], figures["text_to_media"], limits))
+        rows.append(row(["", "media to text"], figures["media_to_text"], ["-", limits[1]]))
+    rows += [row([name.replace("_", " "), "no text"], pairs[name], ["-", "-"]) for name in pairs]
+    return _Table(
+        title="Retrieval",
+        note="A text is compared with all recordings, or a recording with all texts. R@k is how "
+        "often the right one is among the first k; chance is R@1 of guessing. Where an oracle is "
+        "given, the truth is known, and several recordings may fit a text equally well: a first "
+        "hit among k such recordings counts 1/k. The oracle, the mean of 1/k, is the highest R@1 "
+        "that is possible.",
+        columns="Media|Query|R@1|R@5|R@10|Median rank|Oracle R@1|Chance R@1|Queries".split("|"),
+        rows=rows,
+        num_names=2,
+        picture=_bar_chart(retrieval),
+    )
+
+
+def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
+    groups = _in_order(group for row in by_caption.values() for group in row)
+    rows = []
+    for about in _in_order(by_caption):
+        rates = by_caption[about]
+        single = [rate for group, rate in rates.items() if group != "audiovisual"]
+        gain = "-"
+        if single and "audiovisual" in rates:
+            gain = f"{100 * (rates['audiovisual'] - max(single)):+.1f}"
+        rows.append([about, *(_percent(rates.get(group)) for group in groups), gain])
+    return _Table(
+        title="More modalities must never hurt",
+        note="R@1 by what the caption speaks of, against recordings of which the model is given "
+        "one modality or both: always the same weights. The gain is audiovisual minus the best "
+        "single modality, in points. A caption of one modality must not lose by the other, and "
+        "an audiovisual one needs both.",
+        columns=["Caption about", *groups, "Gain"],
+        rows=rows,
+    )
+
+
+def _captioning(captioning: Mapping[str, Any]) -> _Table:
+    metrics = ("bleu4", "rouge_l", "cider")
+    return _Table(
+        title="Captioning",
+        note="Generated captions against their references, by the modalities that the model is "
+        "given; all three metrics times 100, as papers print them.",
+        columns=["Model given", "BLEU-4", "ROUGE-L", "CIDEr", "Captions"],
+        rows=[
+            [group, *(_percent(captioning[group].get(key)) for key in metrics)]
+            + [str(captioning[group]["num"])]
+            for group in _in_order(captioning)
+        ],
+    )
+
+
+def _by_group(captioning: Mapping[str, Any], key: str, *, title: str, note: str) -> _Table:
+    """A row for each of the rates under `key`, a column for each group that has them."""
+    rates = {g: captioning[g][key] for g in _in_order(captioning) if key in captioning[g]}
+    names = dict.fromkeys(name for group in rates.values() for name in group)
+    return _Table(
+        title=title,
+        note=note,
+        columns=["", *rates],
+        rows=[
+            [name.replace("_", " "), *(_percent(group.get(name)) for group in rates.values())]
+            for name in names
+        ],
+    )
+
+
+def _answering(answering: Mapping[str, Any]) -> _Table:
+    groups = _in_order(answering)
+    needs = _in_order(need for group in groups for need in answering[group]["by_need"])
+    cells: list[tuple[str, str, Mapping[str, Any], float | None]] = [
+        ("all", group, answering[group], None) for group in groups
+    ]
+    for need in needs:
+        for group in groups:
+            if need in answering[group]["by_need"]:
+                prior = answering[group].get("prior", {}).get(need)
+                cells.append((need, group, answering[group]["by_need"][need], prior))
+    rows = [
+        [need, group, _percent(figures["accuracy"]), _percent(prior), str(figures["num"])]
+        for need, group, figures, prior in cells
+    ]
+    return _Table(
+        title="Question answering",
+        note="How many answers are right, by the modalities that a question needs and those that "
+        "the model is given. The prior is the accuracy of an exact oracle that sees the truth of "
+        "one modality only: what needs both must lie above it.",
+        columns=["Question needs", "Model given", "Accuracy", "Prior", "Questions"],
+        rows=rows,
+        num_names=2,
+    )
+
+
+def _missing(reasons: Mapping[str, str]) -> _Table:
+    return _Table(
+        title="Missing files",
+        note="These recordings could not be used. They are in no figure above.",
+        columns=["Recording", "Reason"],
+        rows=[[id, reason] for id, reason in sorted(reasons.items())],
+        num_names=2,
+    )
+
+
+def _plain_text(table: _Table) -> str:
+    lines = [table.columns, *table.rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < table.num_names else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _table_section(table: _Table) -> str:
+    def cells(tag: str, row: list[str]) -> str:
+        return "".join(
+            f"<{tag}>{_name(cell)}</{tag}>" if i < table.num_names
+            else f'<{tag} class="figure">{_name(cell)}</{tag}>'
+            for i, cell in enumerate(row)
+        )  # fmt: skip
+
+    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    html = (
+        f'{table.picture}<div class="scroll"><table>\n<thead><tr>{cells("th", table.columns)}</tr>'
+        f"</thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n"
+    )
+    return _section(table.title, table.note, html if table.rows else "")
+
+
+def _section(title: str, note: str, html: str) -> str:
+    """A card of the page; none without content."""
+    return html and f"<section>\n<h2>{title}</h2>\n<p>{escape(note)}</p>\n{html}</section>\n"
+
+
+def _name(text: str) -> str:
+    """A group's name gets the dot of its colour."""
+    return f'<i class="dot of-{text}"></i>{text}' if text in _GROUPS else escape(text)
+
+
+def _bar_chart(retrieval: Mapping[str, Any]) -> str:
+    """R@1 of text to media; horizontal positions in percent, so that text keeps its size."""
+    if not retrieval:
+        return ""
+    groups = _in_order(retrieval)
+    bottom = _BAR_ROW * len(groups)
+    ticks = "".join(
+        f'<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="{bottom}"/>'
+        f'<text class="tick" x="{x}%" y="{bottom + 18}" text-anchor="{anchor}">{x}</text>'
+        for x, anchor in (
+            (0, "start"),
+            (25, "middle"),
+            (50, "middle"),
+            (75, "middle"),
+            (100, "end"),
+        )
+    )
+    bars = "".join(_bar(i * _BAR_ROW, group, retrieval[group]) for i, group in enumerate(groups))
+    return (
+        f'<svg class="bars" width="100%" height="{bottom + 24}" role="img" '
+        f'aria-label="R@1 of text to media by group">{ticks}{bars}</svg>\n'
+        '<p class="quiet">R@1 of text to media in percent: filled, the model; dashed outline, the '
+        "oracle; dark line, chance.</p>\n"
+    )
+
+
+def _bar(top: int, group: str, figures: Mapping[str, Any]) -> str:
+    def x(rate: float) -> str:
+        return f"{100 * rate:.2f}%"
+
+    r1 = figures["text_to_media"]["r1"]
+    limits, marks = "", ""
+    if "oracle_r1" in figures:
+        limits += f" · oracle {_percent(figures['oracle_r1'])}"
+        width = x(figures["oracle_r1"])
+        marks += f'<rect class="oracle" y="{top + 28}" width="{width}" height="18"/>'
+    if "chance_r1" in figures:
+        limits += f" · chance {_percent(figures['chance_r1'])}"
+        at = x(figures["chance_r1"])
+        marks += f'<line class="chance" x1="{at}" x2="{at}" y1="{top + 24}" y2="{top + 50}"/>'
+    return (
+        f'<text y="{top + 20}">{escape(group)}</text><text class="quiet" x="100%" y="{top + 20}" '
+        f'text-anchor="end"><tspan class="value">{_percent(r1)}</tspan>{limits}</text>'
+        f'<rect class="bar of-{escape(group)}" y="{top + 28}" width="{x(r1)}" height="18"/>{marks}'
+    )
+
+
+def _curves(curves: Sequence[Mapping[str, float]]) -> str:
+    charts = [
+        _line_chart(curves, "Alignment", ("align/",)),
+        _line_chart(curves, "Captions and answers", ("caption/", "answer/")),
+    ]
+    if not any(charts):
+        return ""
+    minutes = curves[-1]["elapsed_s"] / 60
+    note = (
+        f"The loss of each training term up to step {curves[-1]['step']:g}, which was reached after "
+        f"{minutes:.1f} minutes. Lines are smoothed; the number beside a name is where its line "
+        "ends. Lower is better."
+    )
+    return _section("Learning curves", note, f'<div class="charts">{"".join(charts)}</div>\n')
+
+
+def _line_chart(
+    curves: Sequence[Mapping[str, float]], title: str, prefixes: tuple[str, ...]
+) -> str:
+    names = dict.fromkeys(name for row in curves for name in row if name.startswith(prefixes))
+    lines = {name: line for name in names if (line := _smooth(curves, name))}
+    if not lines:
+        return ""
+    x_ticks = _ticks(max(x for line in lines.values() for x, _ in line))
+    y_ticks = _ticks(max(y for line in lines.values() for _, y in line))
+    x_scale = (_CHART_WIDTH - _LEFT - _RIGHT) / x_ticks[-1]
+    y_scale = (_CHART_HEIGHT - _TOP - _BOTTOM) / y_ticks[-1]
+    base = _CHART_HEIGHT - _BOTTOM
+    axes = "".join(
+        f'<line class="grid" x1="{_LEFT}" x2="{_CHART_WIDTH - _RIGHT}" y1="{base - y * y_scale:.1f}" '
+        f'y2="{base - y * y_scale:.1f}"/><text class="tick" x="{_LEFT - 6}" '
+        f'y="{base - y * y_scale + 4:.1f}" text-anchor="end">{y:g}</text>'
+        for y in y_ticks
+    ) + "".join(
+        f'<text class="tick" x="{_LEFT + x * x_scale:.1f}" y="{base + 18}" '
+        f'text-anchor="middle">{x:g}</text>'
+        for x in x_ticks
+    )
+    drawn, legend = "", ""
+    for name, line in lines.items():
+        term, _, group = name.partition("/")
+        kind = f'class="line is-{term} of-{escape(group)}"'
+        label = escape(name.removeprefix("align/").replace("/", ", "))
+        points = " ".join(f"{_LEFT + x * x_scale:.1f},{base - y * y_scale:.1f}" for x, y in line)
+        drawn += f'<polyline {kind} points="{points}"><title>{label}</title></polyline>'
+        legend += (
+            f'<li><svg width="24" height="8"><line {kind} x2="24" y1="4" y2="4"/></svg> {label} '
+            f"<b>{line[-1][1]:.3g}</b></li>"
+        )
+    return (
+        f'<figure><figcaption>{title}</figcaption><svg viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}" '
+        f'role="img" aria-label="{title}: loss by step">{axes}{drawn}<text class="tick" '
+        f'x="{_CHART_WIDTH - _RIGHT}" y="{_CHART_HEIGHT - 4}" text-anchor="end">step</text></svg>'
+        f'<ul class="legend">{legend}</ul></figure>\n'
+    )
+
+
+def _smooth(curves: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """Step and value, averaged over equal stretches; steps without a finite value are left out."""
+    points = [(row["step"], row[name]) for row in curves if math.isfinite(row.get(name, math.nan))]
+    size = math.ceil(len(points) / _MAX_CURVE_POINTS)
+    return [
+        (fmean(x for x, _ in points[i : i + size]), fmean(y for _, y in points[i : i + size]))
+        for i in range(0, len(points), size or 1)
+    ]
+
+
+def _ticks(largest: float) -> list[float]:
+    """Two to six round values from 0 to the largest or just above it."""
+    power = 10.0 ** math.floor(math.log10(largest)) if largest > 0 else 1.0
+    step = next(power * part for part in (0.2, 0.5, 1, 2) if largest <= 5 * power * part)
+    return [step * i for i in range(max(1, math.ceil(largest / step)) + 1)]
+
+
+def _searches(searches: Sequence[SearchExample]) -> str:
+    queries = [
+        f'<h3>{escape(search.query)} <span class="quiet">by {escape(search.by)}</span></h3>\n'
+        f'<ol class="hits">{"".join(map(_hit, search.hits))}</ol>\n'
+        for search in searches
+    ]
+    note = (
+        "The best hits of each query, best first, with their similarity to the query: that of the "
+        "whole segment, and that of each modality alone. The highest possible is 1."
+    )
+    return _section("Search", note, "".join(queries))
+
+
+def _hit(hit: tuple[str, float, float, float, dict[str, float], bytes | None]) -> str:
+    path, start_s, end_s, score, by_modality, thumbnail = hit
+    parts = "".join(
+        f"<li>{_name(modality)} {by_modality[modality]:.3f}</li>"
+        for modality in _in_order(by_modality)
+    )
+    return (
+        f"<li>{_picture(thumbnail, 'image/jpeg')}<b>{score:.3f}</b> {escape(Path(path).name)}, "
+        f'{start_s:.1f} to {end_s:.1f} s<ul class="legend">{parts}</ul></li>'
+    )
+
+
+def _examples(examples: Sequence[Example]) -> str:
+    note = "Recordings that were not trained on, drawn by seed and not chosen."
+    return _section("Examples", note, "".join(map(_example, examples)))
+
+
+def _example(example: Example) -> str:
+    captions = "".join(
+        f"<dt>{_name(group)}</dt><dd>{escape(example.captions[group]) or '-'}</dd>"
+        for group in _in_order(example.captions)
+    )
+    answers = "".join(_answer(*answer) for answer in example.answers)
+    return (
+        f"<article>\n<div>{_player(example)}{_picture(example.spectrogram, 'image/png')}"
+        f'<p class="quiet">{escape(Path(example.path).name)}</p></div>\n'
+        f"<div><dl><dt>Reference</dt><dd>{escape(example.reference)}</dd>{captions}</dl>\n"
+        f'<ul class="answers">{answers}</ul></div>\n</article>\n'
+    )
+
+
+def _answer(question: str, given: str, right: str) -> str:
+    if exact_match(given, [right]):
+        mark, verdict = "right", f"✓ {escape(given)}"
+    else:
+        mark, verdict = "wrong", f"✗ {escape(given)}</b>, but it is <b>{escape(right)}"
+    return f'<li class="{mark}">{escape(question)} <b>{verdict}</b></li>'
+
+
+def _player(example: Example) -> str:
+    """The recording itself if it is small and browsers play its kind, else a picture of it."""
+    path = Path(example.path)
+    kind = _PLAYABLE.get(path.suffix.lower())
+    picture = _picture(example.thumbnail, "image/jpeg")
+    if not kind or not path.is_file() or path.stat().st_size > _MAX_EMBEDDED_BYTES:
+        return picture
+    source = _data_uri(path.read_bytes(), kind)
+    if kind.startswith("audio"):
+        return f'{picture}<audio controls src="{source}"></audio>'
+    poster = f' poster="{_data_uri(example.thumbnail, "image/jpeg")}"' if example.thumbnail else ""
+    return f'<video controls playsinline src="{source}"{poster}></video>'
+
+
+def _picture(content: bytes | None, kind: str) -> str:
+    return f'<img alt="" src="{_data_uri(content, kind)}">' if content else ""
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"

@@ -1,0 +1,211 @@
+"""The whole story on one page: render a world, train on it, evaluate, index, search, report.
+
+Every stage leaves its result in the folder and is skipped when it is there, so an interrupted demo
+goes on where it stopped. Examples are drawn by the seed, never chosen.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from valor.data.manifest import Record, read_manifest
+from valor.data.world.render import World, render_world
+from valor.evaluation.report import Example, SearchExample, write_report
+from valor.evaluation.run import Outputs, collect, evaluate
+from valor.evaluation.world import add_truth, read_truth
+from valor.inference import VideoModel, load
+from valor.media.preview import spectrogram_png, thumbnail
+from valor.recipes.tiny import tiny, tiny_quick
+from valor.search.library import Library
+from valor.training.loop import run
+from valor.training.monitor import Report, read_metrics, silent
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
+
+_NUM_EXAMPLES = 6
+_HITS_SHOWN = 4
+
+
+@dataclass(slots=True)
+class Stages:
+    """Seconds that each stage of the demo took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def end(self, stage: str) -> None:
+        """Note that a stage has ended."""
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._last, 1)
+        self._last = now
+
+
+def demo(
+    out: Path, *, quick: bool = False, seed: int = 0, report: Report = silent
+) -> dict[str, Any]:
+    """Run the whole story.
+
+    Args:
+        out: Folder for everything; the model is in `out/model`, the page is `out/report.html`.
+        quick: Fewer videos and steps: to see everything run in two minutes, not to be good.
+        seed: Of the world and of the examples shown.
+        report: Told about progress in every stage.
+
+    Returns:
+        The content of `out/report.json`.
+    """
+    stages = Stages()
+    num, num_test = (400, 64) if quick else (4000, 256)
+    world = World(num=num, num_val=0, num_test=num_test, seed=seed, level="duet")
+    render_world(out / "world", world, progress=lambda *done: report("render", *done))
+    stages.end("render")
+    records = read_manifest(out / "world", split="train")
+    model = load(run(tiny_quick() if quick else tiny(), records, out, report=report))
+    stages.end("train")
+    test = read_manifest(out / "world", split="test")
+    outputs = collect(model, test, progress=lambda *done: report("evaluate", *done))
+    figures = measure(model, test, outputs, out / "world")
+    stages.end("evaluate")
+    library = Library(out / "videos.library", model=out / "model")
+    library.add(
+        [record.media for record in test],
+        progress=lambda now: report("index", round(now.done_fraction * len(test)), len(test)),
+    )
+    rng = np.random.default_rng(seed)
+    searches = _searches(library, model, test, rng)
+    stages.end("index")
+    figures["protocol"] = protocol(seed=seed, seconds=stages.seconds)
+    _write(out, figures, _examples(model, outputs, rng), searches)
+    return figures
+
+
+def evaluate_into(
+    out: Path, model: VideoModel, data: Path, *, split: str, report: Report = silent
+) -> dict[str, Any]:
+    """Evaluate a model on a manifest and write `report.json` and `report.html`.
+
+    Args:
+        out: Folder for both.
+        model: What to evaluate.
+        data: Manifest, or folder of a rendered world.
+        split: Which records are used.
+        report: Told about progress.
+
+    Returns:
+        The content of `report.json`.
+    """
+    records = read_manifest(data, split=split)
+    outputs = collect(model, records, progress=lambda *done: report("evaluate", *done))
+    figures = measure(model, records, outputs, data if data.is_dir() else data.parent)
+    figures["protocol"] = protocol(seed=0, seconds={})
+    _write(out, figures, _examples(model, outputs, np.random.default_rng(0)), [])
+    return figures
+
+
+def measure(
+    model: VideoModel, records: Sequence[Record], outputs: Outputs, folder: Path
+) -> dict[str, Any]:
+    """Compute all figures, with the truth of a rendered world where there is one."""
+    figures = evaluate(model, records, outputs)
+    truth = read_truth(folder)
+    if truth is not None:
+        add_truth(figures, model, outputs, truth)
+    return figures
+
+
+def protocol(*, seed: int, seconds: dict[str, float]) -> dict[str, Any]:
+    """How figures came about."""
+    packages = {name: version(name) for name in ("valor-omni", "torch", "av", "numpy")}
+    return {
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **packages},
+        "ties": "pessimistic",
+        "dual_softmax": False,
+        "seconds": seconds,
+    }
+
+
+def _write(
+    out: Path,
+    figures: dict[str, Any],
+    examples: Sequence[Example],
+    searches: Sequence[SearchExample],
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / "report.json.partial"
+    partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    partial.rename(out / "report.json")
+    curves = read_metrics(out / "metrics.jsonl")
+    write_report(
+        out / "report.html", figures, curves=curves, examples=examples, searches=searches
+    )
+
+
+def _examples(model: VideoModel, outputs: Outputs, rng: np.random.Generator) -> list[Example]:
+    """Show some recordings with everything that was said about them."""
+    num = min(_NUM_EXAMPLES, len(outputs.records))
+    rows = sorted(rng.choice(len(outputs.records), num, replace=False).tolist())
+    examples = []
+    for row in rows:
+        record = outputs.records[row]
+        segment = model.read(record.media, start_s=record.start_s, end_s=record.end_s)
+        sound = segment.waveform
+        reference = next((c.text for c in record.captions if c.about == AUDIOVISUAL), "")
+        said = outputs.answers.get(AUDIOVISUAL, [])
+        answers = [
+            (question.text, answer, " or ".join(question.answers))
+            for (owner, question), answer in zip(outputs.questions, said, strict=True)
+            if owner == row
+        ]
+        examples.append(
+            Example(
+                path=record.media,
+                thumbnail=None if segment.frames is None else thumbnail(segment),
+                spectrogram=None
+                if sound is None
+                else spectrogram_png(sound, segment.sample_rate_hz, width=320, height=96),
+                captions={g.label: outputs.captions[g][row] for g in MEDIA_GROUPS},
+                reference=reference,
+                answers=answers,
+            )
+        )
+    return examples
+
+
+def _searches(
+    library: Library, model: VideoModel, test: Sequence[Record], rng: np.random.Generator
+) -> list[SearchExample]:
+    """Five searches: by the caption of what is seen, heard and both, by a sound and by a video."""
+    chosen = [test[int(row)] for row in rng.choice(len(test), 5, replace=False)]
+    queries: list[tuple[str, Literal["text", "audio", "video"]]] = [
+        *((_caption(r, g), "text") for r, g in zip(chosen, MEDIA_GROUPS, strict=False)),
+        (chosen[3].media, "audio"),
+        (chosen[4].media, "video"),
+    ]
+    return [_search(library, model, query, by) for query, by in queries]
+
+
+def _caption(record: Record, about: Modality) -> str:
+    return next(c.text for c in record.captions if c.about == about)
+
+
+def _search(
+    library: Library,
+    model: VideoModel,
+    query: str,
+    by: Literal["text", "audio", "video"],
+) -> SearchExample:
+    hits = []
+    for hit in library.search(query, by=by, limit=_HITS_SHOWN):
+        segment = model.read(hit.path, start_s=hit.start_s, end_s=hit.end_s)
+        picture = None if segment.frames is None else thumbnail(segment)
+        place = (hit.path, hit.start_s, hit.end_s)
+        hits.append((*place, hit.score, hit.by_modality, picture))
+    shown: Callable[[str], str] = str if by == "text" else lambda path: Path(path).name
+    return SearchExample(query=shown(query), by=by, hits=hits)

@@ -1,0 +1,71 @@
+"""Laws of the conditional decoder."""
+
+import torch
+from tests.tiny import texts, tiny_batch, tiny_model
+
+from valor.encoders.text import prefix_causal_mask
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality, TextBatch
+
+
+def remembered(model, batch):
+    return model.remember(model.encode_media(batch))
+
+
+def test_no_word_depends_on_later_words_by_gradient():
+    model, batch = tiny_model(), tiny_batch()
+    memory = remembered(model, batch)
+    words = model.decoder.text.word_embedding.weight
+    inputs = []
+    original = model.decoder.text.embed
+
+    def embed(token_ids, positions):
+        x = original(token_ids, positions).detach().requires_grad_()
+        inputs.append(x)
+        return x
+
+    model.decoder.text.embed = embed
+    text = texts(4, 6)
+    hidden, _ = model.decoder(text, memory, [AUDIOVISUAL])
+    for place in range(6):
+        (gradient,) = torch.autograd.grad(hidden[:, place].sum(), inputs[0], retain_graph=True)
+        assert gradient[:, place + 1 :].abs().max() == 0 if place < 5 else True
+        assert gradient[:, : place + 1].abs().amax(dim=(0, 2)).min() > 0
+    assert words.requires_grad
+
+
+def test_a_prompt_is_seen_in_both_directions_and_never_sees_the_answer():
+    allowed = prefix_causal_mask(torch.ones(1, 5, dtype=torch.bool), num_prefix=3)[0, 0]
+    assert allowed[0].tolist() == [True, True, True, False, False]
+    assert allowed[3].tolist() == [True, True, True, True, False]
+
+
+def test_groups_decoded_together_equal_groups_decoded_alone():
+    model, batch = tiny_model(), tiny_batch()
+    memory = remembered(model, batch)
+    parts = [texts(4, 6, seed=seed) for seed in range(3)]
+    joined = TextBatch(
+        token_ids=torch.cat([p.token_ids for p in parts]), valid=torch.cat([p.valid for p in parts])
+    )
+    together, _ = model.decoder(joined, memory, MEDIA_GROUPS)
+    for part, group, rows in zip(parts, MEDIA_GROUPS, together.chunk(3), strict=True):
+        alone, _ = model.decoder(part, memory, [group])
+        torch.testing.assert_close(rows, alone)
+
+
+def test_a_group_sees_nothing_of_other_modalities():
+    model, batch = tiny_model(), tiny_batch()
+    text = texts(4, 6)
+    before, _ = model.decoder(text, remembered(model, batch), [Modality.AUDIO])
+    batch.pixels = batch.pixels + 1
+    after, _ = model.decoder(text, remembered(model, batch), [Modality.AUDIO])
+    torch.testing.assert_close(before, after)
+
+
+def test_padding_does_not_change_the_words_before_it():
+    model, batch = tiny_model(), tiny_batch()
+    memory = remembered(model, batch)
+    text = texts(4, 6, short=2)
+    before, _ = model.decoder(text, memory, [AUDIOVISUAL])
+    text.token_ids[~text.valid] = 9
+    after, _ = model.decoder(text, memory, [AUDIOVISUAL])
+    torch.testing.assert_close(before[text.valid], after[text.valid])

@@ -1,0 +1,96 @@
+"""Laws of the similarity."""
+
+import numpy as np
+import torch
+
+from valor.models.fusion import join, pooled, similarity, token_weights
+from valor.types import AUDIOVISUAL, Embeddings, Modality
+
+
+def random_embeddings(rows, tokens, *, invalid=0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.nn.functional.normalize(torch.randn(rows, tokens, 8, generator=generator), dim=-1)
+    valid = torch.ones(rows, tokens, dtype=torch.bool)
+    if invalid:
+        valid[:, -invalid:] = False
+    logits = torch.randn(rows, tokens, generator=generator)
+    return Embeddings(vectors=vectors, weight_logits=logits, valid=valid)
+
+
+def test_padding_never_changes_a_similarity():
+    text, media = random_embeddings(3, 5, invalid=2), random_embeddings(4, 6, invalid=3, seed=1)
+    before = similarity(text, media)
+    for embeddings in (text, media):
+        embeddings.vectors[~embeddings.valid] = 99.0
+        embeddings.weight_logits[~embeddings.valid] = 99.0
+    torch.testing.assert_close(similarity(text, media), before)
+
+
+def test_padding_cannot_win_where_all_similarities_are_negative():
+    text = Embeddings(
+        vectors=torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]),
+        weight_logits=torch.zeros(1, 2),
+        valid=torch.tensor([[True, False]]),
+    )
+    media = Embeddings(
+        vectors=torch.tensor([[[-1.0, 0.0]]]),
+        weight_logits=torch.zeros(1, 1),
+        valid=torch.tensor([[True]]),
+    )
+    assert similarity(text, media).item() == -1.0
+
+
+def test_equals_the_formula_written_out():
+    text, media = random_embeddings(2, 3, seed=2), random_embeddings(2, 4, seed=3)
+    scores = similarity(text, media).numpy()
+    words, tokens = text.vectors.numpy(), media.vectors.numpy()
+    for i in range(2):
+        for j in range(2):
+            cosine = words[i] @ tokens[j].T
+            of_words = np.exp(text.weight_logits[i].numpy())
+            of_tokens = np.exp(media.weight_logits[j].numpy())
+            expected = (
+                (of_words / of_words.sum()) @ cosine.max(axis=1)
+                + (of_tokens / of_tokens.sum()) @ cosine.max(axis=0)
+            ) / 2
+            np.testing.assert_allclose(scores[i, j], expected, atol=1e-6)
+
+
+def test_a_row_without_tokens_scores_zero_and_gives_finite_gradients():
+    text, media = random_embeddings(2, 3), random_embeddings(2, 4, seed=1)
+    media.valid[0] = False
+    media.vectors.requires_grad_()
+    scores = similarity(text, media)
+    assert scores[:, 0].abs().max() == 0
+    scores.sum().backward()
+    assert torch.isfinite(media.vectors.grad).all()
+
+
+def test_permuting_rows_permutes_scores():
+    text, media = random_embeddings(4, 3), random_embeddings(4, 5, seed=1)
+    order = torch.tensor([2, 0, 3, 1])
+    moved = Embeddings(
+        vectors=media.vectors[order],
+        weight_logits=media.weight_logits[order],
+        valid=media.valid[order],
+    )
+    torch.testing.assert_close(similarity(text, moved), similarity(text, media)[:, order])
+
+
+def test_joined_weights_share_one_softmax():
+    media = {
+        Modality.VISION: random_embeddings(2, 3),
+        Modality.AUDIO: random_embeddings(2, 2, invalid=1, seed=1),
+    }
+    weights = token_weights(join(media, AUDIOVISUAL))
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
+    assert weights[:, -1].abs().max() == 0
+
+
+def test_a_modality_that_nobody_has_is_left_out_of_the_group():
+    media = {Modality.VISION: random_embeddings(2, 3)}
+    assert join(media, AUDIOVISUAL) is media[Modality.VISION]
+
+
+def test_pooled_vectors_have_unit_length():
+    torch.testing.assert_close(pooled(random_embeddings(3, 4)).norm(dim=1), torch.ones(3))

@@ -1,0 +1,95 @@
+"""Tiny models and batches that tests share."""
+
+import torch
+
+from valor.encoders.audio import AstConfig
+from valor.encoders.text import BertConfig
+from valor.encoders.vision import VitConfig
+from valor.models.valor import Valor, ValorConfig
+from valor.types import (
+    AUDIOVISUAL,
+    MEDIA_GROUPS,
+    Batch,
+    Modality,
+    QuestionBatch,
+    SpecialIds,
+    TextBatch,
+)
+
+VOCAB = 40
+SPECIAL = SpecialIds(pad=0, start=2, end=3, mask=4)
+
+
+def tiny_config() -> ValorConfig:
+    """A model of a few thousand weights with every part that a large one has."""
+    return ValorConfig(
+        vision=VitConfig(
+            image_px=8,
+            patch_px=4,
+            frames_per_patch=2,
+            dim=16,
+            num_layers=2,
+            num_heads=2,
+            mlp_dim=32,
+            temporal_layers=1,
+        ),
+        audio=AstConfig(
+            num_mels=8,
+            hops_per_window=16,
+            patch_mels=4,
+            patch_hops=8,
+            dim=16,
+            num_layers=1,
+            num_heads=2,
+            mlp_dim=32,
+        ),
+        text=BertConfig(
+            vocab_size=VOCAB,
+            max_length=32,
+            dim=24,
+            num_layers=2,
+            num_heads=2,
+            mlp_dim=32,
+            dropout=0.0,
+        ),
+        embed_dim=12,
+    )
+
+
+def tiny_model(seed: int = 0) -> Valor:
+    """A fresh model in evaluation mode."""
+    torch.manual_seed(seed)
+    return Valor(tiny_config()).eval()
+
+
+def texts(batch: int, length: int, *, short: int = 0, seed: int = 0) -> TextBatch:
+    """Random texts; the first rows are `short` tokens shorter."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, VOCAB, (batch, length), generator=generator)
+    valid = torch.ones(batch, length, dtype=torch.bool)
+    if short:
+        valid[: batch // 2, -short:] = False
+    ids[:, 0] = SPECIAL.start
+    return TextBatch(token_ids=ids.masked_fill(~valid, SPECIAL.pad), valid=valid)
+
+
+def tiny_batch(size: int = 4, seed: int = 0) -> Batch:
+    """A batch with every modality, text and question."""
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        ids=[str(row) for row in range(size)],
+        pixels=torch.randn(size, 4, 3, 8, 8, generator=generator),
+        frame_valid=torch.ones(size, 4, dtype=torch.bool),
+        spectrograms=torch.randn(size, 2, 8, 16, generator=generator),
+        window_valid=torch.ones(size, 2, dtype=torch.bool),
+        aligned_texts={g: texts(size, 6, short=2, seed=seed + i) for i, g in enumerate(MEDIA_GROUPS)},
+        caption_texts={g: texts(size, 7, short=1, seed=seed + i) for i, g in enumerate(MEDIA_GROUPS)},
+        questions=[
+            QuestionBatch(
+                question=texts(size, 5, short=2, seed=seed + 7),
+                answer=texts(size, 3, short=1, seed=seed + 8),
+                group=group,
+            )
+            for group in (AUDIOVISUAL, Modality.VISION)
+        ],
+    )
