@@ -82,8 +82,12 @@ def tiny_batch(size: int = 4, seed: int = 0) -> Batch:
         frame_valid=torch.ones(size, 4, dtype=torch.bool),
         spectrograms=torch.randn(size, 2, 8, 16, generator=generator),
         window_valid=torch.ones(size, 2, dtype=torch.bool),
-        aligned_texts={g: texts(size, 6, short=2, seed=seed + i) for i, g in enumerate(MEDIA_GROUPS)},
-        caption_texts={g: texts(size, 7, short=1, seed=seed + i) for i, g in enumerate(MEDIA_GROUPS)},
+        aligned_texts={
+            g: texts(size, 6, short=2, seed=seed + i) for i, g in enumerate(MEDIA_GROUPS)
+        },
+        caption_texts={
+            g: texts(size, 7, short=1, seed=seed + i) for i, g in enumerate(MEDIA_GROUPS)
+        },
         questions=[
             QuestionBatch(
                 question=texts(size, 5, short=2, seed=seed + 7),

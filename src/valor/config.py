@@ -111,8 +111,9 @@ def _replace(config: Any, parts: list[str], value: Any, path: str) -> Any:
         raise UsageError(f"unknown key {path!r}: no field {parts[0]!r}; there is {known}")
     if len(parts) > 1:
         value = _replace(getattr(config, parts[0]), parts[1:], value, path)
+    values = {name: getattr(config, name) for name in names} | {parts[0]: value}
     try:
-        return dataclasses.replace(config, **{parts[0]: value})
+        return type(config)(**values)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
 

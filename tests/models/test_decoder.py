@@ -1,8 +1,8 @@
 """Laws of the conditional decoder."""
 
 import torch
-from tests.tiny import texts, tiny_batch, tiny_model
 
+from tests.tiny import texts, tiny_batch, tiny_model
 from valor.encoders.text import prefix_causal_mask
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality, TextBatch
 

@@ -9,7 +9,9 @@ from valor.types import AUDIOVISUAL, Embeddings, Modality
 
 def random_embeddings(rows, tokens, *, invalid=0, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    vectors = torch.nn.functional.normalize(torch.randn(rows, tokens, 8, generator=generator), dim=-1)
+    vectors = torch.nn.functional.normalize(
+        torch.randn(rows, tokens, 8, generator=generator), dim=-1
+    )
     valid = torch.ones(rows, tokens, dtype=torch.bool)
     if invalid:
         valid[:, -invalid:] = False

@@ -1,8 +1,8 @@
 """Laws of generation."""
 
 import torch
-from tests.tiny import SPECIAL, texts, tiny_batch, tiny_model
 
+from tests.tiny import SPECIAL, texts, tiny_batch, tiny_model
 from valor.models.generation import generate
 from valor.types import AUDIOVISUAL, Modality, TextBatch
 

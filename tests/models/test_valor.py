@@ -1,8 +1,8 @@
 """Laws of the whole model."""
 
 import torch
-from tests.tiny import SPECIAL, tiny_batch, tiny_model
 
+from tests.tiny import SPECIAL, tiny_batch, tiny_model
 from valor.objectives.alignment import AlignmentConfig
 from valor.objectives.answering import AnsweringConfig
 from valor.objectives.base import total

@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-from tests.tiny import SPECIAL, tiny_batch, tiny_model
 
+from tests.tiny import SPECIAL, tiny_batch, tiny_model
 from valor.objectives.alignment import contrastive_loss, same_text
 from valor.training.step import ObjectivesConfig, loss_terms
 from valor.types import MEDIA_GROUPS, TextBatch
@@ -15,7 +15,9 @@ def test_equals_a_numpy_reference():
     logits = scores.numpy() * np.exp(1.3)
     rows = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     columns = logits - np.log(np.exp(logits).sum(axis=0, keepdims=True))
-    np.testing.assert_allclose(loss.item(), -(np.diag(rows) + np.diag(columns)).mean() / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss.item(), -(np.diag(rows) + np.diag(columns)).mean() / 2, rtol=1e-5
+    )
 
 
 def test_rows_with_equal_text_are_positives_of_each_other():

@@ -1,8 +1,8 @@
 """Laws of MGC's masking."""
 
 import torch
-from tests.tiny import SPECIAL, VOCAB, texts
 
+from tests.tiny import SPECIAL, VOCAB, texts
 from valor.objectives.captioning import choose_words, corrupt
 
 

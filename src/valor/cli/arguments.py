@@ -31,14 +31,13 @@ Group = Annotated[
 __all__ = ["AUDIOVISUAL", "Group", "Json", "parse"]
 
 
-def parse(cls: type[T], argv: Sequence[str], *, verb: str, default: T | None = None) -> T:
+def parse(cls: type[T], argv: Sequence[str], *, verb: str) -> T:
     """Read a verb's arguments into a dataclass.
 
     Args:
         cls: Its docstring and its fields' docstrings are the help.
         argv: Words after the verb.
         verb: For the help's first line.
-        default: Values of options that are not given.
 
     Returns:
         The arguments.
@@ -48,16 +47,9 @@ def parse(cls: type[T], argv: Sequence[str], *, verb: str, default: T | None = N
         SystemExit: With code 0, after `--help`.
     """
     problem = io.StringIO()
-    options = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(problem):
-            return tyro.cli(
-                cls,
-                args=list(argv),
-                prog=f"valor {verb}",
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
-                **options,
-            )
+            return tyro.cli(cls, args=list(argv), prog=f"valor {verb}")
     except SystemExit as stop:
         if not stop.code:
             raise

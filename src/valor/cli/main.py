@@ -35,24 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if words[0] == "--version":
-        from valor import __version__
-
-        print(__version__)
+        print(importlib.import_module("valor").__version__)
         return 0
     try:
-        if words[0] not in VERBS:
-            raise UsageError(f"unknown verb {words[0]!r}; there is {', '.join(VERBS)}")
-        return importlib.import_module(f"valor.cli.{words[0]}").main(words[1:])
+        return _run(words[0], words[1:])
     except ValorError as error:
         print(f"valor: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except SystemExit as stop:
-        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("valor: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
+
+
+def _run(verb: str, argv: Sequence[str]) -> int:
+    if verb not in VERBS:
+        raise UsageError(f"unknown verb {verb!r}; there is {', '.join(VERBS)}")
+    return importlib.import_module(f"valor.cli.{verb}").main(argv)
 
 
 def _help() -> str:

@@ -135,6 +135,11 @@ class TextTransformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_layers))
 
+    def project(self, features: Float[Tensor, "batch tokens dim"]) -> list[KeyValue]:
+        """Cross-attention keys and values of every layer."""
+        layers = [layer for layer in self.layers if isinstance(layer, BertLayer)]
+        return [layer.cross_attention.project(features) for layer in layers]
+
     def forward(
         self,
         token_ids: Int[Tensor, "rows length"],

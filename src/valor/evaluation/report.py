@@ -1,8 +1,7 @@
 """An evaluation's figures for people: one HTML page that needs no other file, and plain text.
 
-Both show the same tables, so that they cannot disagree. Rates are written in percent. `write_report`
-adds pictures, learning curves and examples; equal input gives equal bytes. The page's style is in
-`report.css`.
+Both show the same tables, so that they cannot disagree; rates are written in percent. The page adds
+charts, learning curves and examples. Equal input gives equal bytes. Its style is in `report.css`.
 """
 
 import math
@@ -23,14 +22,13 @@ _MAX_EMBEDDED_BYTES = 2_000_000
 _WIDTH = 100
 """Characters in a line of the plain text."""
 _GROUPS = [group.label for group in MEDIA_GROUPS]
-_ORDER = [*_GROUPS, "both"]
+_ORDER = {label: place for place, label in enumerate([*_GROUPS, "both"])}
 _PLAYABLE = {
     **{".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".wav": "audio/wav"},
     **{".mp3": "audio/mpeg", ".flac": "audio/flac", ".ogg": "audio/ogg", ".m4a": "audio/mp4"},
 }
 _MAX_CURVE_POINTS = 80
-_CHART_WIDTH, _CHART_HEIGHT = 460, 240
-_LEFT, _TOP, _BOTTOM, _RIGHT = 36, 10, 40, 12
+_PLOT_WIDTH, _PLOT_HEIGHT = 412, 190
 _BAR_ROW = 56
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 
@@ -77,14 +75,7 @@ class _Table:
 
 
 def summary_table(report: Mapping[str, Any]) -> str:
-    """Write the figures as plain text.
-
-    Args:
-        report: As in report.json.
-
-    Returns:
-        Lines of at most 100 characters.
-    """
+    """Write the figures of a report.json as plain text, in lines of at most 100 characters."""
     parts = [fill(f"{_sentence(report)} Rates are in percent.", _WIDTH)]
     parts += [f"{table.title}\n{_plain_text(table)}" for table in _tables(report)]
     return "\n\n".join(parts)
@@ -140,10 +131,9 @@ def _sentence(report: Mapping[str, Any]) -> str:
 
 def _words(value: Any, separator: str = ", ") -> str:
     """Write JSON values as a line of words."""
-    if isinstance(value, Mapping):
-        return separator.join(f"{key} {_words(part)}" for key, part in value.items())  # pyright: ignore
-    if isinstance(value, list):
-        return ", ".join(_words(part) for part in value)  # pyright: ignore
+    if isinstance(value, dict):
+        parts: dict[str, Any] = value
+        return separator.join(f"{key} {_words(part)}" for key, part in parts.items())
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -153,8 +143,7 @@ def _percent(rate: float | None) -> str:
 
 def _in_order(labels: Iterable[str]) -> list[str]:
     """Vision before audio before both; what is unknown comes last."""
-    known = {label: place for place, label in enumerate(_ORDER)}
-    return sorted(set(labels), key=lambda label: (known.get(label, len(known)), label))
+    return sorted(set(labels), key=lambda label: (_ORDER.get(label, len(_ORDER)), label))
 
 
 def _tables(report: Mapping[str, Any]) -> list[_Table]:
@@ -166,14 +155,14 @@ def _tables(report: Mapping[str, Any]) -> list[_Table]:
         _by_group(
             captioning,
             "slot_accuracy",
-            title="What captions get right",
+            title="Slot accuracy of captions",
             note="How many captions name the true value, by the modalities that the model is "
             "given. Without the modality that a value belongs to, it can only be guessed.",
         ),
         _by_group(
             captioning,
             "hallucination_rate",
-            title="What captions make up",
+            title="Hallucination in captions",
             note="How many captions tell of something that is not there, by the modalities that "
             "the model is given: in all recordings, and in those of one kind. Lower is better.",
         ),
@@ -184,10 +173,11 @@ def _tables(report: Mapping[str, Any]) -> list[_Table]:
 
 def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> _Table:
     def row(names: list[str], ranks: Mapping[str, Any], rest: list[str]) -> list[str]:
-        recalls = [_percent(ranks.get(key)) for key in ("r1", "r5", "r10")]
-        return [*names, *recalls, f"{ranks['median_rank']:g}", *rest, str(ranks["num"])]
+        rates = [_percent(ranks[key]) for key in recalls.values()]
+        return [*names, *rates, f"{ranks['median_rank']:g}", *rest, str(ranks["num"])]
 
-    rows = []
+    recalls = {"R@1": "r1", "R@5": "r5", "R@10": "r10"}
+    rows: list[list[str]] = []
     for group in _in_order(retrieval):
         figures = retrieval[group]
         limits = [_percent(figures.get(key)) for key in ("oracle_r1", "chance_r1")]
@@ -201,7 +191,7 @@ def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> _Table
         "given, the truth is known, and several recordings may fit a text equally well: a first "
         "hit among k such recordings counts 1/k. The oracle, the mean of 1/k, is the highest R@1 "
         "that is possible.",
-        columns="Media|Query|R@1|R@5|R@10|Median rank|Oracle R@1|Chance R@1|Queries".split("|"),
+        columns=["Media", "Query", *recalls, "Median rank", "Oracle R@1", "Chance R@1", "Queries"],
         rows=rows,
         num_names=2,
         picture=_bar_chart(retrieval),
@@ -210,13 +200,11 @@ def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> _Table
 
 def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
     groups = _in_order(group for row in by_caption.values() for group in row)
-    rows = []
+    rows: list[list[str]] = []
     for about in _in_order(by_caption):
         rates = by_caption[about]
-        single = [rate for group, rate in rates.items() if group != "audiovisual"]
-        gain = "-"
-        if single and "audiovisual" in rates:
-            gain = f"{100 * (rates['audiovisual'] - max(single)):+.1f}"
+        best_single = max(rate for group, rate in rates.items() if group != "audiovisual")
+        gain = f"{100 * (rates['audiovisual'] - best_single):+.1f}"
         rows.append([about, *(_percent(rates.get(group)) for group in groups), gain])
     return _Table(
         title="More modalities must never hurt",
@@ -230,17 +218,17 @@ def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
 
 
 def _captioning(captioning: Mapping[str, Any]) -> _Table:
-    metrics = ("bleu4", "rouge_l", "cider")
+    metrics = {"BLEU-4": "bleu4", "ROUGE-L": "rouge_l", "CIDEr": "cider"}
+    rows = [
+        [group, *(_percent(captioning[group][key]) for key in metrics.values())]
+        for group in _in_order(captioning)
+    ]
     return _Table(
         title="Captioning",
         note="Generated captions against their references, by the modalities that the model is "
         "given; all three metrics times 100, as papers print them.",
-        columns=["Model given", "BLEU-4", "ROUGE-L", "CIDEr", "Captions"],
-        rows=[
-            [group, *(_percent(captioning[group].get(key)) for key in metrics)]
-            + [str(captioning[group]["num"])]
-            for group in _in_order(captioning)
-        ],
+        columns=["Model given", *metrics, "Captions"],
+        rows=[[*row, str(captioning[row[0]]["num"])] for row in rows],
     )
 
 
@@ -260,20 +248,15 @@ def _by_group(captioning: Mapping[str, Any], key: str, *, title: str, note: str)
 
 
 def _answering(answering: Mapping[str, Any]) -> _Table:
-    groups = _in_order(answering)
-    needs = _in_order(need for group in groups for need in answering[group]["by_need"])
-    cells: list[tuple[str, str, Mapping[str, Any], float | None]] = [
-        ("all", group, answering[group], None) for group in groups
-    ]
-    for need in needs:
-        for group in groups:
-            if need in answering[group]["by_need"]:
+    needs = _in_order(need for figures in answering.values() for need in figures["by_need"])
+    rows: list[list[str]] = []
+    for need in ["all", *needs]:
+        for group in _in_order(answering):
+            figures = answering[group] if need == "all" else answering[group]["by_need"].get(need)
+            if figures:
                 prior = answering[group].get("prior", {}).get(need)
-                cells.append((need, group, answering[group]["by_need"][need], prior))
-    rows = [
-        [need, group, _percent(figures["accuracy"]), _percent(prior), str(figures["num"])]
-        for need, group, figures, prior in cells
-    ]
+                rates = [_percent(figures["accuracy"]), _percent(prior)]
+                rows.append([need, group, *rates, str(figures["num"])])
     return _Table(
         title="Question answering",
         note="How many answers are right, by the modalities that a question needs and those that "
@@ -308,19 +291,19 @@ def _plain_text(table: _Table) -> str:
 
 
 def _table_section(table: _Table) -> str:
-    def cells(tag: str, row: list[str]) -> str:
-        return "".join(
-            f"<{tag}>{_name(cell)}</{tag}>" if i < table.num_names
-            else f'<{tag} class="figure">{_name(cell)}</{tag}>'
-            for i, cell in enumerate(row)
-        )  # fmt: skip
+    def row(tag: str, cells: list[str]) -> str:
+        kinds = ["name"] * table.num_names + ["figure"] * (len(cells) - table.num_names)
+        pairs = zip(kinds, cells, strict=True)
+        return "".join(f'<{tag} class="{kind}">{_name(cell)}</{tag}>' for kind, cell in pairs)
 
-    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    if not table.rows:
+        return ""
+    body = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in table.rows)
     html = (
-        f'{table.picture}<div class="scroll"><table>\n<thead><tr>{cells("th", table.columns)}</tr>'
-        f"</thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n"
+        f'<div class="scroll"><table>\n<thead><tr>{row("th", table.columns)}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table></div>\n"
     )
-    return _section(table.title, table.note, html if table.rows else "")
+    return _section(table.title, table.note, table.picture + html)
 
 
 def _section(title: str, note: str, html: str) -> str:
@@ -340,101 +323,90 @@ def _bar_chart(retrieval: Mapping[str, Any]) -> str:
     groups = _in_order(retrieval)
     bottom = _BAR_ROW * len(groups)
     ticks = "".join(
-        f'<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="{bottom}"/>'
-        f'<text class="tick" x="{x}%" y="{bottom + 18}" text-anchor="{anchor}">{x}</text>'
-        for x, anchor in (
-            (0, "start"),
-            (25, "middle"),
-            (50, "middle"),
-            (75, "middle"),
-            (100, "end"),
-        )
+        f'<line class="grid" x1="{x}%" x2="{x}%" y2="{bottom}"/>'
+        f'<text class="tick" x="{x}%" y="{bottom + 18}" text-anchor="middle">{x}</text>'
+        for x in (0, 25, 50, 75, 100)
     )
     bars = "".join(_bar(i * _BAR_ROW, group, retrieval[group]) for i, group in enumerate(groups))
     return (
-        f'<svg class="bars" width="100%" height="{bottom + 24}" role="img" '
-        f'aria-label="R@1 of text to media by group">{ticks}{bars}</svg>\n'
-        '<p class="quiet">R@1 of text to media in percent: filled, the model; dashed outline, the '
-        "oracle; dark line, chance.</p>\n"
+        f'<svg width="100%" height="{bottom + 24}" role="img" aria-label="R@1 by group">'
+        f'{ticks}{bars}</svg>\n<p class="quiet">R@1 of text to media, in percent. Bar: the model. '
+        "Dashed outline: the oracle. Thin line: chance.</p>\n"
     )
 
 
 def _bar(top: int, group: str, figures: Mapping[str, Any]) -> str:
-    def x(rate: float) -> str:
-        return f"{100 * rate:.2f}%"
-
-    r1 = figures["text_to_media"]["r1"]
-    limits, marks = "", ""
+    r1 = _percent(figures["text_to_media"]["r1"])
+    label = f'<tspan class="value">{r1}</tspan>'
+    bars = f'<rect class="bar of-{escape(group)}" y="28" width="{r1}%" height="18"/>'
     if "oracle_r1" in figures:
-        limits += f" · oracle {_percent(figures['oracle_r1'])}"
-        width = x(figures["oracle_r1"])
-        marks += f'<rect class="oracle" y="{top + 28}" width="{width}" height="18"/>'
+        oracle = _percent(figures["oracle_r1"])
+        label += f" · oracle {oracle}"
+        bars += f'<rect class="oracle" y="28" width="{oracle}%" height="18"/>'
     if "chance_r1" in figures:
-        limits += f" · chance {_percent(figures['chance_r1'])}"
-        at = x(figures["chance_r1"])
-        marks += f'<line class="chance" x1="{at}" x2="{at}" y1="{top + 24}" y2="{top + 50}"/>'
+        chance = _percent(figures["chance_r1"])
+        label += f" · chance {chance}"
+        bars += f'<line class="chance" x1="{chance}%" x2="{chance}%" y1="24" y2="50"/>'
     return (
-        f'<text y="{top + 20}">{escape(group)}</text><text class="quiet" x="100%" y="{top + 20}" '
-        f'text-anchor="end"><tspan class="value">{_percent(r1)}</tspan>{limits}</text>'
-        f'<rect class="bar of-{escape(group)}" y="{top + 28}" width="{x(r1)}" height="18"/>{marks}'
+        f'<g transform="translate(0 {top})"><text y="20">{escape(group)}</text>'
+        f'<text class="quiet" x="100%" y="20" text-anchor="end">{label}</text>{bars}</g>'
     )
 
 
 def _curves(curves: Sequence[Mapping[str, float]]) -> str:
-    charts = [
-        _line_chart(curves, "Alignment", ("align/",)),
-        _line_chart(curves, "Captions and answers", ("caption/", "answer/")),
-    ]
-    if not any(charts):
+    charts = _line_chart(curves, "Alignment", ("align/",))
+    charts += _line_chart(curves, "Captions and answers", ("caption/", "answer/"))
+    if not charts:
         return ""
-    minutes = curves[-1]["elapsed_s"] / 60
     note = (
-        f"The loss of each training term up to step {curves[-1]['step']:g}, which was reached after "
-        f"{minutes:.1f} minutes. Lines are smoothed; the number beside a name is where its line "
-        "ends. Lower is better."
+        f"The loss of each training term up to step {curves[-1]['step']:g}, reached after "
+        f"{curves[-1]['elapsed_s'] / 60:.1f} minutes. Lines are smoothed; the number beside a name "
+        "is where its line ends. Lower is better."
     )
-    return _section("Learning curves", note, f'<div class="charts">{"".join(charts)}</div>\n')
+    return _section("Learning curves", note, f'<div class="charts">{charts}</div>\n')
 
 
-def _line_chart(
-    curves: Sequence[Mapping[str, float]], title: str, prefixes: tuple[str, ...]
-) -> str:
-    names = dict.fromkeys(name for row in curves for name in row if name.startswith(prefixes))
+def _line_chart(curves: Sequence[Mapping[str, float]], title: str, terms: tuple[str, ...]) -> str:
+    """Loss by step; the origin of the picture is where the axes meet."""
+    names = dict.fromkeys(name for row in curves for name in row if name.startswith(terms))
     lines = {name: line for name in names if (line := _smooth(curves, name))}
     if not lines:
         return ""
     x_ticks = _ticks(max(x for line in lines.values() for x, _ in line))
     y_ticks = _ticks(max(y for line in lines.values() for _, y in line))
-    x_scale = (_CHART_WIDTH - _LEFT - _RIGHT) / x_ticks[-1]
-    y_scale = (_CHART_HEIGHT - _TOP - _BOTTOM) / y_ticks[-1]
-    base = _CHART_HEIGHT - _BOTTOM
-    axes = "".join(
-        f'<line class="grid" x1="{_LEFT}" x2="{_CHART_WIDTH - _RIGHT}" y1="{base - y * y_scale:.1f}" '
-        f'y2="{base - y * y_scale:.1f}"/><text class="tick" x="{_LEFT - 6}" '
-        f'y="{base - y * y_scale + 4:.1f}" text-anchor="end">{y:g}</text>'
-        for y in y_ticks
-    ) + "".join(
-        f'<text class="tick" x="{_LEFT + x * x_scale:.1f}" y="{base + 18}" '
-        f'text-anchor="middle">{x:g}</text>'
-        for x in x_ticks
-    )
-    drawn, legend = "", ""
+    drawn, legend = _axes(x_ticks, y_ticks), ""
     for name, line in lines.items():
         term, _, group = name.partition("/")
-        kind = f'class="line is-{term} of-{escape(group)}"'
         label = escape(name.removeprefix("align/").replace("/", ", "))
-        points = " ".join(f"{_LEFT + x * x_scale:.1f},{base - y * y_scale:.1f}" for x, y in line)
-        drawn += f'<polyline {kind} points="{points}"><title>{label}</title></polyline>'
+        style = f'class="line is-{escape(term)} of-{escape(group)}"'
+        points = " ".join(
+            f"{x / x_ticks[-1] * _PLOT_WIDTH:.1f},{-y / y_ticks[-1] * _PLOT_HEIGHT:.1f}"
+            for x, y in line
+        )
+        drawn += f'<polyline {style} points="{points}"/>'
         legend += (
-            f'<li><svg width="24" height="8"><line {kind} x2="24" y1="4" y2="4"/></svg> {label} '
-            f"<b>{line[-1][1]:.3g}</b></li>"
+            f'<li><svg width="24" height="8"><line {style} x2="24" y1="4" y2="4"/></svg> '
+            f"{label} <b>{line[-1][1]:.3g}</b></li>"
         )
     return (
-        f'<figure><figcaption>{title}</figcaption><svg viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}" '
-        f'role="img" aria-label="{title}: loss by step">{axes}{drawn}<text class="tick" '
-        f'x="{_CHART_WIDTH - _RIGHT}" y="{_CHART_HEIGHT - 4}" text-anchor="end">step</text></svg>'
+        f'<figure><figcaption>{title}</figcaption><svg viewBox="-36 -200 460 240" role="img" '
+        f'aria-label="{title}: loss by step">{drawn}</svg>'
         f'<ul class="legend">{legend}</ul></figure>\n'
     )
+
+
+def _axes(x_ticks: list[float], y_ticks: list[float]) -> str:
+    html = f'<text class="tick" x="{_PLOT_WIDTH}" y="36" text-anchor="end">step</text>'
+    for tick in x_ticks:
+        x = tick / x_ticks[-1] * _PLOT_WIDTH
+        html += f'<text class="tick" x="{x:.1f}" y="18" text-anchor="middle">{tick:g}</text>'
+    for tick in y_ticks:
+        y = -tick / y_ticks[-1] * _PLOT_HEIGHT
+        html += (
+            f'<line class="grid" x2="{_PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="-6" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        )
+    return html
 
 
 def _smooth(curves: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
@@ -460,10 +432,7 @@ def _searches(searches: Sequence[SearchExample]) -> str:
         f'<ol class="hits">{"".join(map(_hit, search.hits))}</ol>\n'
         for search in searches
     ]
-    note = (
-        "The best hits of each query, best first, with their similarity to the query: that of the "
-        "whole segment, and that of each modality alone. The highest possible is 1."
-    )
+    note = "Each query's best segments with their similarity, in all and of each modality alone."
     return _section("Search", note, "".join(queries))
 
 

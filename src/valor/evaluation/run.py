@@ -42,10 +42,10 @@ class EvaluatedModel(Embedder, Describer, Protocol):
 class Outputs:
     """Everything that a model said about the readable records, row for row."""
 
-    records: list[Record] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list[Record])
+    missing: dict[str, str] = field(default_factory=dict[str, str])
     """Reason by id."""
-    media: dict[Modality, Embeddings] = field(default_factory=dict)
+    media: dict[Modality, Embeddings] = field(default_factory=dict[Modality, Embeddings])
     captions: dict[Modality, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Empty where a record has none of the group's modalities."""
     answers: dict[Modality, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -105,7 +105,7 @@ def _read(model: Embedder, batch: Sequence[Record], outputs: Outputs) -> list[Se
         except MediaError as error:
             return error
 
-    segments = []
+    segments: list[Segment] = []
     with ThreadPoolExecutor() as pool:
         for record, segment in zip(batch, pool.map(read, batch), strict=True):
             if isinstance(segment, MediaError):
@@ -138,7 +138,7 @@ def _concatenate(parts: Sequence[Embeddings | None], sizes: Sequence[int]) -> Em
     known = [part for part in parts if part is not None]
     length = max(part.valid.shape[1] for part in known)
     dim = known[0].vectors.shape[2]
-    rows = []
+    rows: list[tuple[torch.Tensor, ...]] = []
     for part, size in zip(parts, sizes, strict=True):
         if part is None:
             vectors = torch.zeros(size, length, dim)
@@ -241,7 +241,7 @@ def captioning(outputs: Outputs) -> dict[str, Any]:
     """Caption metrics by group, against all captions about what the group can tell."""
     report: dict[str, Any] = {}
     for group, captions in outputs.captions.items():
-        rows = []
+        rows: list[tuple[str, list[str]]] = []
         for record, caption in zip(outputs.records, captions, strict=True):
             own = [c.text for c in record.captions if c.about == group]
             references = own or [c.text for c in record.captions if c.about == AUDIOVISUAL]

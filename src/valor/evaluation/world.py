@@ -88,7 +88,9 @@ def add_truth(
 
 def _fits(scores: Scores, truth: Sequence[Truth]) -> np.ndarray:
     """True where everything that a caption states is true of an item; `[captions, items]`."""
-    stated = [truth[row].slots_of[text] for text, row in zip(scores.texts, scores.rows, strict=True)]
+    stated = [
+        truth[row].slots_of[text] for text, row in zip(scores.texts, scores.rows, strict=True)
+    ]
     items = [truth[row].facts for row in scores.rows]
     return np.array([[caption_fits(slots, facts) for facts in items] for slots in stated])
 

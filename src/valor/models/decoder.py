@@ -78,8 +78,7 @@ class Decoder(nn.Module):
         for modality in memory:
             parts = [t.valid & (m == modality) for m, t in memory.items()]
             valid[modality] = torch.cat(parts, dim=1)
-        layers = [layer.cross_attention.project(features) for layer in self.text.layers]
-        return Memory(layers, valid)
+        return Memory(self.text.project(features), valid)
 
     def forward(
         self,

@@ -29,13 +29,14 @@ class Tokenizer:
     """
 
     def __init__(self, tokenizer: HubTokenizer) -> None:
-        missing = [token for token in _SPECIAL if tokenizer.token_to_id(token) is None]
+        ids = {token: tokenizer.token_to_id(token) for token in _SPECIAL}
+        missing = [token for token, index in ids.items() if index is None]
         if missing:
             raise ModelError(
                 f"tokenizer.json lacks {', '.join(missing)}; a BERT-like one is needed"
             )
         self._tokenizer = tokenizer
-        pad, _, start, end, mask = (tokenizer.token_to_id(token) for token in _SPECIAL)
+        pad, _, start, end, mask = (index or 0 for index in ids.values())
         self.special = SpecialIds(pad=pad, start=start, end=end, mask=mask)
 
     @property

@@ -142,9 +142,7 @@ def _write(
     partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     partial.rename(out / "report.json")
     curves = read_metrics(out / "metrics.jsonl")
-    write_report(
-        out / "report.html", figures, curves=curves, examples=examples, searches=searches
-    )
+    write_report(out / "report.html", figures, curves=curves, examples=examples, searches=searches)
 
 
 def _examples(model: VideoModel, outputs: Outputs, rng: np.random.Generator) -> list[Example]:

@@ -5,6 +5,7 @@ A state is written beside the old one and then renamed over it, so that a kill l
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import torch

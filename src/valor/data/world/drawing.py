@@ -21,7 +21,7 @@ from valor.data.world.scene import (
 )
 
 _SWELL = 0.35
-_BRIGHTEN = 0.45
+_BRIGHTEN = 0.35
 _FADE_S = 0.15
 
 
@@ -76,7 +76,9 @@ def _draw_actor(canvas: np.ndarray, instances: np.ndarray, actor: Actor, label: 
     for frame, (left, top) in enumerate(corner):
         rows = slice(max(top, 0), min(top + len(grid), SIZE_PX))
         columns = slice(max(left, 0), min(left + len(grid), SIZE_PX))
-        part = cover[frame, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        part = cover[
+            frame, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+        ]
         target = canvas[frame, rows, columns]
         target += part[..., None] * (bright[frame] - target)
         instances[frame, rows, columns][part >= 0.5] = label
@@ -100,7 +102,7 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.nda
         return abs(np.hypot(x, y) - 0.74 * r) - 0.24 * r
     angle = np.arctan2(x, -y) * 5 / (2 * np.pi)
     spike = 2 * abs(angle - np.round(angle))  # 0 on a tip of the star, 1 between two tips.
-    return (np.hypot(x, y) - (1.12 - 0.68 * spike) * r) * 0.7
+    return (np.hypot(x, y) - (1.05 - 0.62 * spike) * r) * 0.7
 
 
 def _background(background: Background) -> np.ndarray:

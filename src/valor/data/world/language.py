@@ -142,8 +142,7 @@ def captions(scene: Scene, rng: np.random.Generator, *, per_kind: int) -> list[W
             text = template(slots, rng)
             if text not in texts and len(texts) < per_kind:
                 texts.append(text)
-        for text in texts:
-            result.append(WorldCaption(text=text, about=about, style="plain", slots=slots))
+        result += [WorldCaption(text=t, about=about, style="plain", slots=slots) for t in texts]
     if scene.level == "full":
         text = ". ".join([_both(slots, rng), *_remainder(scene, rng)])
         result.append(WorldCaption(text=text, about="audiovisual", style="paragraph", slots=slots))
@@ -169,7 +168,8 @@ def _heard(slots: Slots, rng: np.random.Generator) -> str:
     rhythm = _say(rng, _RHYTHM_PHRASES[slots["rhythm"]])
     sound = f"{slots['pitch']} {slots['timbre']}"
     return _say(
-        rng, (f"a {sound} sounds {rhythm}", f"the sound of a {sound} {rhythm}", f"a {sound} {rhythm}")
+        rng,
+        (f"a {sound} sounds {rhythm}", f"the sound of a {sound} {rhythm}", f"a {sound} {rhythm}"),
     )
 
 

@@ -9,8 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from valor.data.world.scene import COLOURS, LAYOUTS, MOTIONS, PITCHES, RHYTHMS, SHAPES, TIMBRES, Scene
 from valor.data.world.language import facts
+from valor.data.world.scene import (
+    COLOURS,
+    LAYOUTS,
+    MOTIONS,
+    PITCHES,
+    RHYTHMS,
+    SHAPES,
+    TIMBRES,
+    Scene,
+)
 
 NO_SOUND = "no sound"
 NONE = "nothing"

@@ -21,7 +21,16 @@ from av.codec.context import Flags
 from valor.data.world.drawing import draw
 from valor.data.world.language import captions, facts
 from valor.data.world.questions import questions
-from valor.data.world.scene import FPS, SAMPLE_RATE_HZ, SIZE_PX, Level, Scene, beats, draw_scene, draw_test_pool
+from valor.data.world.scene import (
+    FPS,
+    SAMPLE_RATE_HZ,
+    SIZE_PX,
+    Level,
+    Scene,
+    beats,
+    draw_scene,
+    draw_test_pool,
+)
 from valor.data.world.sound import mixture
 from valor.errors import ValorError
 

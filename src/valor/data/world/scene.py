@@ -234,7 +234,13 @@ def _others(rng: np.random.Generator, main: Actor, scene: Scene) -> list[Actor]:
     """Actors beside the main one: of another shape and colour, smaller, and off its path."""
     if scene.layout == "offscreen":
         return [replace(_draw_actor(rng, SHAPES, tuple(COLOURS), MOTIONS), on_screen=False)]
-    num = 1 if scene.layout == "companion" else int(scene.layout[0]) - 1 if "actors" in scene.layout else 0
+    num = (
+        1
+        if scene.layout == "companion"
+        else int(scene.layout[0]) - 1
+        if "actors" in scene.layout
+        else 0
+    )
     others: list[Actor] = []
     for _ in range(num):
         taken = [main, *others]
@@ -308,7 +314,9 @@ def _give_voices(
     )
     if scene.level == "duet":
         source = 1 if scene.layout == "offscreen" else 0
-        actors = [replace(a, voice=voice if i == source else None) for i, a in enumerate(scene.actors)]
+        actors = [
+            replace(a, voice=voice if i == source else None) for i, a in enumerate(scene.actors)
+        ]
         return replace(scene, actors=tuple(actors))
     order = rng.permutation(len(scene.actors))
     num = int(rng.integers(1, len(order) + 1))
