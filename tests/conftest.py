@@ -2,10 +2,16 @@
 
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.tiny import small_run
+
+from valor.data.manifest import read_manifest
+from valor.data.world.render import World, render_world
+from valor.training.loop import run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -22,3 +28,18 @@ def fixed_seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small rendered world."""
+    folder = tmp_path_factory.mktemp("rendered") / "world"
+    render_world(folder, World(num=12, num_val=2, num_test=8, seed=0, level="duet"), workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as training leaves it, after a few steps."""
+    records = read_manifest(world, split="train")
+    return run(small_run(), records, tmp_path_factory.mktemp("runs") / "small")

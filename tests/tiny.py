@@ -2,10 +2,13 @@
 
 import torch
 
+from valor.config import evolve
 from valor.encoders.audio import AstConfig
 from valor.encoders.text import BertConfig
 from valor.encoders.vision import VitConfig
 from valor.models.valor import Valor, ValorConfig
+from valor.recipes.tiny import tiny
+from valor.training.loop import TrainConfig
 from valor.types import (
     AUDIOVISUAL,
     MEDIA_GROUPS,
@@ -54,6 +57,13 @@ def tiny_config() -> ValorConfig:
         ),
         embed_dim=12,
     )
+
+
+def small_run() -> TrainConfig:
+    """The recipe `tiny`, shrunk to a few steps of a very small model."""
+    changes = {f"model.{part}.num_layers": 1 for part in ("vision", "audio", "text")}
+    changes |= {"model.vision.temporal_layers": 1, "batch_size": 6, "num_steps": 4, "save_every": 2}
+    return evolve(tiny(), {**changes, "precision": "float32"})
 
 
 def tiny_model(seed: int = 0) -> Valor:

@@ -5,6 +5,7 @@ well as space, so that one patch already sees motion. With bursts of one frame a
 layers this is the plain ViT that VALOR applies to each frame (paper 3.2).
 """
 
+import itertools
 from typing import Literal
 
 import torch
@@ -26,6 +27,9 @@ class VitConfig:
     patch_px: int = 16
     frames_per_patch: int = 1
     """Consecutive frames that one patch covers."""
+    stem: Literal["linear", "convolution"] = "linear"
+    """What turns patches into tokens. Overlapping convolutions learn from far less data than one
+    linear map of the pixels (arXiv 2106.14881)."""
     dim: int = 768
     num_layers: int = 12
     num_heads: int = 12
@@ -38,6 +42,8 @@ class VitConfig:
         """Reject sizes that do not fit together."""
         if self.image_px % self.patch_px:
             raise ValueError(f"image_px={self.image_px} is no multiple of patch_px={self.patch_px}")
+        if self.stem == "convolution" and self.patch_px.bit_count() != 1:
+            raise ValueError(f"patch_px={self.patch_px}, wanted a power of two for convolutions")
         if self.dim % self.num_heads:
             raise ValueError(f"dim={self.dim} is no multiple of num_heads={self.num_heads}")
         if not 0 <= self.temporal_layers <= self.num_layers:
@@ -59,8 +65,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.config = config
-        patch_values = 3 * config.frames_per_patch * config.patch_px**2
-        self.patch_embedding = nn.Linear(patch_values, config.dim)
+        self.patch_embedding = _stem(config)
         self.cls_token = nn.Parameter(torch.randn(config.dim) * 0.02)
         self.patch_position = nn.Parameter(torch.randn(1 + config.num_patches, config.dim) * 0.02)
         self.time_position = nn.Parameter(torch.randn(config.max_bursts, config.dim) * 0.02)
@@ -85,8 +90,10 @@ class VisionTransformer(nn.Module):
             Tokens `[batch, bursts * (1 + patches), dim]` and one summary per burst.
         """
         config = self.config
-        x = self.patch_embedding(self._patches(pixels))
-        batch, bursts = x.shape[:2]
+        batch, frames = pixels.shape[:2]
+        bursts = frames // config.frames_per_patch
+        stacked = pixels.reshape(batch * bursts, -1, *pixels.shape[3:])
+        x = self.patch_embedding(stacked).flatten(2).transpose(1, 2).unflatten(0, (batch, bursts))
         x = torch.cat([self.cls_token.expand(batch, bursts, 1, -1).to(x.dtype), x], dim=2)
         x = x + self.patch_position + self.time_position[:bursts, None]
         per_burst = x.shape[2]
@@ -107,12 +114,15 @@ class VisionTransformer(nn.Module):
             summary=Tokens(features=summary, valid=valid),
         )
 
-    def _patches(self, pixels: Tensor) -> Tensor:
-        """Cut into `[batch, bursts, patches, values]`."""
-        size, time = self.config.patch_px, self.config.frames_per_patch
-        batch, frames, channels, height, width = pixels.shape
-        rows, columns = height // size, width // size
-        grid = pixels.view(batch, frames // time, time, channels, rows, size, columns, size)
-        return grid.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(
-            batch, frames // time, rows * columns, -1
-        )
+
+def _stem(config: VitConfig) -> nn.Module:
+    """Map the stacked frames of a burst, `[rows, 3 * frames, height, width]`, to patch vectors."""
+    channels = 3 * config.frames_per_patch
+    if config.stem == "linear":
+        return nn.Conv2d(channels, config.dim, config.patch_px, stride=config.patch_px)
+    halvings = config.patch_px.bit_length() - 1
+    widths = [channels, *(config.dim >> (halvings - 1 - i) for i in range(halvings))]
+    layers: list[nn.Module] = []
+    for narrow, wide in itertools.pairwise(widths):
+        layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GELU()]
+    return nn.Sequential(*layers[:-1])

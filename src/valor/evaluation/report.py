@@ -132,8 +132,8 @@ def _sentence(report: Mapping[str, Any]) -> str:
 def _words(value: Any, separator: str = ", ") -> str:
     """Write JSON values as a line of words."""
     if isinstance(value, dict):
-        parts: dict[str, Any] = value
-        return separator.join(f"{key} {_words(part)}" for key, part in parts.items())
+        known: Any = [item for item in value.items() if item[1] != {}]  # pyright: ignore
+        return separator.join(f"{key} {_words(part)}" for key, part in known)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -156,15 +156,15 @@ def _tables(report: Mapping[str, Any]) -> list[_Table]:
             captioning,
             "slot_accuracy",
             title="Slot accuracy of captions",
-            note="How many captions name the true value, by the modalities that the model is "
-            "given. Without the modality that a value belongs to, it can only be guessed.",
+            note="How many captions name the true value, for what the modalities that the model is "
+            "given can tell. A value that a caption leaves out counts as wrong.",
         ),
         _by_group(
             captioning,
             "hallucination_rate",
             title="Hallucination in captions",
-            note="How many captions tell of something that is not there, by the modalities that "
-            "the model is given: in all recordings, and in those of one kind. Lower is better.",
+            note="How much of what captions state is untrue: in all recordings, in those with a "
+            "silent actor beside the sounding one, and in those with a sound from off screen.",
         ),
         _answering(report.get("answering", {})),
     ]
@@ -203,8 +203,9 @@ def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
     rows: list[list[str]] = []
     for about in _in_order(by_caption):
         rates = by_caption[about]
-        best_single = max(rate for group, rate in rates.items() if group != "audiovisual")
-        gain = f"{100 * (rates['audiovisual'] - best_single):+.1f}"
+        single = [rate for group, rate in rates.items() if group != "audiovisual"]
+        comparable = single and "audiovisual" in rates
+        gain = f"{100 * (rates['audiovisual'] - max(single)):+.1f}" if comparable else "-"
         rows.append([about, *(_percent(rates.get(group)) for group in groups), gain])
     return _Table(
         title="More modalities must never hurt",
@@ -220,15 +221,15 @@ def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
 def _captioning(captioning: Mapping[str, Any]) -> _Table:
     metrics = {"BLEU-4": "bleu4", "ROUGE-L": "rouge_l", "CIDEr": "cider"}
     rows = [
-        [group, *(_percent(captioning[group][key]) for key in metrics.values())]
-        for group in _in_order(captioning)
+        [g, *(_percent(captioning[g][key]) for key in metrics.values()), str(captioning[g]["num"])]
+        for g in _in_order(captioning)
     ]
     return _Table(
         title="Captioning",
         note="Generated captions against their references, by the modalities that the model is "
         "given; all three metrics times 100, as papers print them.",
         columns=["Model given", *metrics, "Captions"],
-        rows=[[*row, str(captioning[row[0]]["num"])] for row in rows],
+        rows=rows,
     )
 
 
@@ -236,15 +237,11 @@ def _by_group(captioning: Mapping[str, Any], key: str, *, title: str, note: str)
     """A row for each of the rates under `key`, a column for each group that has them."""
     rates = {g: captioning[g][key] for g in _in_order(captioning) if key in captioning[g]}
     names = dict.fromkeys(name for group in rates.values() for name in group)
-    return _Table(
-        title=title,
-        note=note,
-        columns=["", *rates],
-        rows=[
-            [name.replace("_", " "), *(_percent(group.get(name)) for group in rates.values())]
-            for name in names
-        ],
-    )
+    rows = [
+        [name.replace("_", " "), *(_percent(group.get(name)) for group in rates.values())]
+        for name in names
+    ]
+    return _Table(title=title, note=note, columns=["", *rates], rows=rows)
 
 
 def _answering(answering: Mapping[str, Any]) -> _Table:
@@ -260,8 +257,9 @@ def _answering(answering: Mapping[str, Any]) -> _Table:
     return _Table(
         title="Question answering",
         note="How many answers are right, by the modalities that a question needs and those that "
-        "the model is given. The prior is the accuracy of an exact oracle that sees the truth of "
-        "one modality only: what needs both must lie above it.",
+        "the model is given. The prior is the accuracy of an exact oracle that sees only the truth "
+        "of the given modalities. Where a question needs both, an audiovisual model shows that it "
+        "uses both by an accuracy above the priors of vision and of audio.",
         columns=["Question needs", "Model given", "Accuracy", "Prior", "Questions"],
         rows=rows,
         num_names=2,

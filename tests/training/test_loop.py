@@ -1,0 +1,89 @@
+"""Laws of the training loop."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.tiny import small_run
+
+from valor.config import evolve
+from valor.data.manifest import Record, read_manifest
+from valor.errors import ConfigError, ManifestError
+from valor.training.loop import run
+from valor.training.monitor import read_metrics
+
+
+class StopError(Exception):
+    """Stands for a kill."""
+
+
+def stop_at(step):
+    def report(stage, done, total):
+        if stage == "train" and done == step:
+            raise StopError
+
+    return report
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_resumed_run_equals_an_uninterrupted_one(world, tmp_path, precision):
+    config = evolve(small_run(), {"precision": precision})
+    records = read_manifest(world, split="train")
+    whole = run(config, records, tmp_path / "whole")
+    with pytest.raises(StopError):
+        run(config, records, tmp_path / "cut", report=stop_at(3))
+    resumed = run(config, records, tmp_path / "cut")
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], tensor), name
+    steps = [row["step"] for row in read_metrics(tmp_path / "cut/metrics.jsonl")]
+    assert steps == [0, 1, 2, 3]
+    assert weights(whole)["log_scale"].dtype == torch.float32
+
+
+def test_a_kill_between_two_states_leaves_the_old_one(world, tmp_path):
+    records = read_manifest(world, split="train")
+    with pytest.raises(StopError):
+        run(small_run(), records, tmp_path / "run", report=stop_at(3))
+    (tmp_path / "run/state").rename(tmp_path / "run/state.old")
+    shutil.copytree(tmp_path / "run/state.old", tmp_path / "run/state.partial")
+    run(small_run(), records, tmp_path / "run")
+    assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 4
+
+
+def test_a_finished_run_is_left_as_it_is(world, tmp_path):
+    records = read_manifest(world, split="train")
+    first = weights(run(small_run(), records, tmp_path))
+    second = weights(run(small_run(), records, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 4
+
+
+def test_another_configuration_is_refused(world, tmp_path):
+    records = read_manifest(world, split="train")
+    run(small_run(), records, tmp_path)
+    with pytest.raises(ConfigError, match="choose another --out"):
+        run(evolve(small_run(), {"seed": 1}), records, tmp_path)
+
+
+def test_bad_files_are_counted_and_left_out(world, tmp_path):
+    records = read_manifest(world, split="train")
+    (tmp_path / "text.mp4").write_text("no video")
+    bad = Record(id="bad", media=str(tmp_path / "text.mp4"), captions=records[0].captions)
+    folder = run(small_run(), [*records, bad], tmp_path / "run")
+    assert "1 unreadable" in (folder / "README.md").read_text()
+    with pytest.raises(ManifestError, match="none of 1 records"):
+        run(small_run(), [bad], tmp_path / "other")
+
+
+def test_metrics_name_every_term(world, tmp_path):
+    run(small_run(), read_manifest(world, split="train"), tmp_path)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    groups = ("vision", "audio", "audiovisual")
+    expected = {f"{objective}/{group}" for objective in ("align", "caption") for group in groups}
+    assert expected | {"answer/audiovisual", "loss", "grad_norm", "learning_rate"} <= row.keys()
