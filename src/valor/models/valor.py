@@ -78,6 +78,12 @@ class Valor(nn.Module):
             }
         )
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        import os
+        std=float(os.environ.get("TSTD","0.02"))
+        self.apply(_initialise)
+        for module in self.decoder.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=std)
 
     def forward(self, batch: Batch) -> Encoded:
         """Encode everything in a batch that objectives compare or describe."""
@@ -135,6 +141,13 @@ class Valor(nn.Module):
             group: Embeddings(vectors=vectors, weight_logits=logits, valid=valid)
             for group, (vectors, logits, valid) in zip(texts, parts, strict=True)
         }
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier for linear layers: attention starts less uniform than with PyTorch's default."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias) if module.bias is not None else None
 
 
 def _encode_present(

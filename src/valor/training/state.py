@@ -3,9 +3,11 @@
 A state is written beside the old one and then renamed over it, so that a kill leaves either.
 """
 
+import contextlib
 import json
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -24,7 +26,8 @@ def save_state(folder: Path, optimizer: Optimizer, *, next_step: int) -> None:
     """
     partial = folder.with_name("state.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    state_dict_saver.save(_tensors(optimizer), checkpoint_id=partial, no_dist=True)
+    with _quietly():
+        state_dict_saver.save(_tensors(optimizer), checkpoint_id=partial, no_dist=True)
     (partial / "position.json").write_text(json.dumps({"next_step": next_step}), encoding="utf-8")
     old = folder.with_name("state.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -39,7 +42,8 @@ def load_state(folder: Path, optimizer: Optimizer) -> int:
     for candidate in (folder, folder.with_name("state.old")):
         if (candidate / "position.json").is_file():
             tensors = _tensors(optimizer, fresh=True)
-            state_dict_loader.load(tensors, checkpoint_id=candidate, no_dist=True)
+            with _quietly():
+                state_dict_loader.load(tensors, checkpoint_id=candidate, no_dist=True)
             _restore(optimizer, tensors)
             position = json.loads((candidate / "position.json").read_text(encoding="utf-8"))
             return int(position["next_step"])
@@ -67,3 +71,11 @@ def _restore(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> None:
             key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
         }
     optimizer.publish()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the warning that one process is meant, which is what `no_dist` says."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield

@@ -1,0 +1,68 @@
+"""The demo and the README, as a newcomer runs them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A folder in which `valor demo --quick` has run, and the environment for more commands."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "2"}
+    result = run("valor demo --quick", folder, environment)
+    return folder, environment, result
+
+
+def run(command, folder, environment):
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+
+
+def test_the_quick_demo_leaves_model_report_and_library(demo):
+    folder, _, result = demo
+    out = folder / "runs/demo"
+    report = json.loads((out / "report.json").read_text())
+    assert report["data"] == {"n": 64, "coverage": 1.0, "missing": {}}
+    assert report["retrieval"]["audiovisual"]["text_to_media"]["r1"] > 3 / 64
+    assert report["protocol"]["seed"] == 0
+    page = (out / "report.html").read_text()
+    assert "<video" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert result.stdout.count("  valor ") == 3
+    for command in re.findall(r"^  (valor .*)$", result.stdout, flags=re.MULTILINE):
+        assert run(command, folder, demo[1]).stdout.strip()
+
+
+def test_running_it_again_goes_on_from_what_is_there(demo):
+    folder, environment, _ = demo
+    before = (folder / "runs/demo/metrics.jsonl").read_text()
+    run("valor demo --quick", folder, environment)
+    assert (folder / "runs/demo/metrics.jsonl").read_text() == before
+
+
+def test_every_block_of_the_readme_runs(demo):
+    folder, environment, _ = demo
+    assert len(BLOCKS) >= 3
+    for language, code in BLOCKS:
+        if language == "python":
+            (folder / "block.py").write_text(code)
+            assert run(f"{sys.executable} block.py", folder, environment).stdout.strip()
+            continue
+        for command in code.strip().splitlines():
+            if command.startswith("make "):
+                target = command.split()[1]
+                assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            else:
+                run(command, folder, environment)
