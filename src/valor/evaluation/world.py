@@ -72,7 +72,7 @@ def add_truth(
             scores = score_captions(model, outputs, about=about, group=group)
             if scores is None or not about & group:
                 continue
-            fits = _fits(scores, rows)
+            fits = _fits(scores, rows, group)
             r1 = expected_recall_at_k(scores.matrix, fits, 1)
             by_caption.setdefault(about.label, {})[group.label] = r1
             if about == group:
@@ -86,10 +86,11 @@ def add_truth(
             report["answering"][group.label]["prior"] = _priors(outputs, rows, group)
 
 
-def _fits(scores: Scores, truth: Sequence[Truth]) -> np.ndarray:
-    """True where everything that a caption states is true of an item; `[captions, items]`."""
+def _fits(scores: Scores, truth: Sequence[Truth], group: Modality) -> np.ndarray:
+    """True where all that a caption states and a group can tell is true; `[captions, items]`."""
     stated = [
-        truth[row].slots_of[text] for text, row in zip(scores.texts, scores.rows, strict=True)
+        {s: v for s, v in truth[row].slots_of[text].items() if s in _SLOTS[group.label]}
+        for text, row in zip(scores.texts, scores.rows, strict=True)
     ]
     items = [truth[row].facts for row in scores.rows]
     return np.array([[caption_fits(slots, facts) for facts in items] for slots in stated])

@@ -78,12 +78,8 @@ class Valor(nn.Module):
             }
         )
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
-        import os
-        std=float(os.environ.get("TSTD","0.02"))
-        self.apply(_initialise)
-        for module in self.decoder.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=std)
+        for part in (self.vision, self.audio, self.heads, self.memory_projections):
+            part.apply(_initialise)
 
     def forward(self, batch: Batch) -> Encoded:
         """Encode everything in a batch that objectives compare or describe."""
@@ -144,10 +140,11 @@ class Valor(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Xavier for linear layers: attention starts less uniform than with PyTorch's default."""
+    """Xavier for linear layers, as for a transformer trained from scratch."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias) if module.bias is not None else None
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _encode_present(

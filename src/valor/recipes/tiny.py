@@ -17,14 +17,15 @@ from valor.training.step import ObjectivesConfig
 def tiny() -> TrainConfig:
     """VALOR with 2 M parameters for the rendered world.
 
-    Bursts of two frames let one patch see motion.
+    A patch covers four frames, half a second apart, so that a single token sees motion.
     """
     return TrainConfig(
         model=ValorConfig(
             vision=VitConfig(
                 image_px=48,
                 patch_px=8,
-                frames_per_patch=2,
+                frames_per_patch=4,
+                stem="convolution",
                 temporal_layers=1,
                 dim=128,
                 num_layers=3,
@@ -34,9 +35,9 @@ def tiny() -> TrainConfig:
             audio=AstConfig(
                 hops_per_window=400,
                 patch_mels=64,
-                patch_hops=8,
+                patch_hops=16,
                 dim=128,
-                num_layers=3,
+                num_layers=2,
                 num_heads=4,
                 mlp_dim=512,
             ),
@@ -52,12 +53,18 @@ def tiny() -> TrainConfig:
             embed_dim=128,
         ),
         processor=ProcessorConfig(
-            frames=FrameConfig(num_bursts=4, frames_per_burst=2, image_px=48, normalise="unit"),
+            frames=FrameConfig(
+                num_bursts=2,
+                frames_per_burst=4,
+                burst_step_s=0.5,
+                image_px=48,
+                normalise="unit",
+            ),
             spectrogram=SpectrogramConfig(hops_per_window=400, num_windows=1),
             segment_s=4.0,
         ),
         objectives=ObjectivesConfig(answering=AnsweringConfig(mask_fraction=0.8)),
-        optim=OptimConfig(learning_rate=1e-3, clip_norm=1.0),
+        optim=OptimConfig(learning_rate=2e-3),
         batch_size=64,
         num_steps=800,
     )
