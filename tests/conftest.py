@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.tiny import small_run
 
+from tests.tiny import small_run
 from valor.data.manifest import read_manifest
 from valor.data.world.render import World, render_world
 from valor.training.loop import run

@@ -117,7 +117,9 @@ def test_padding_by_longer_neighbours_changes_no_caption_and_no_vector(model, vi
     assert [c.text for c in together] == [c.text for c in alone]
     vectors = model.embed_media(segments)[Modality.VISION]
     single = model.embed_media(segments[1:])[Modality.VISION]
-    torch.testing.assert_close(vectors.vectors[1][vectors.valid[1]], single.vectors[0][single.valid[0]])
+    torch.testing.assert_close(
+        vectors.vectors[1][vectors.valid[1]], single.vectors[0][single.valid[0]]
+    )
 
 
 def test_a_folder_that_is_no_model_is_one_clear_error(tmp_path, model_folder):

@@ -11,7 +11,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 from valor.errors import ConfigError, UsageError
 
@@ -39,7 +39,7 @@ def _adapter(cls: type) -> Any:
 
 def to_dict(config: object) -> dict[str, Any]:
     """Return the configuration as plain JSON values."""
-    return _adapter(type(config)).dump_python(config, mode="json")
+    return _adapter(type(config)).dump_python(config, mode="json", warnings=False)
 
 
 def to_json(config: object) -> str:
@@ -64,9 +64,14 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], *, where: str = "con
     from pydantic import ValidationError
 
     try:
-        return _adapter(cls).validate_json(json.dumps(values))
+        return _adapter(cls).validate_json(json.dumps(values, default=_plain))
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(error)}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Write what JSON does not know: another configuration, or a group by its label."""
+    return to_dict(value) if dataclasses.is_dataclass(value) else value.label
 
 
 def _first_problem(error: Any) -> str:
@@ -86,7 +91,7 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
 
     Args:
         config: Any configuration.
-        changes: Values by path, such as `{"model.audio.num_mels": 80}`.
+        changes: Values by path, such as `{"model.audio.num_mels": 80}`, also as JSON values.
 
     Returns:
         The changed configuration, checked again.
@@ -95,27 +100,18 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
         ConfigError: If a new value is impossible.
         UsageError: If a path names no field.
     """
+    changed = to_dict(config)
     for path, value in changes.items():
-        config = _replace(config, path.split("."), value, path)
-    return config
-
-
-def _replace(config: Any, parts: list[str], value: Any, path: str) -> Any:
-    names = (
-        [f.name for f in dataclasses.fields(config)]
-        if dataclasses.is_dataclass(config) and not isinstance(config, type)
-        else []
-    )
-    if parts[0] not in names:
-        known = ", ".join(names) or "no fields"
-        raise UsageError(f"unknown key {path!r}: no field {parts[0]!r}; there is {known}")
-    if len(parts) > 1:
-        value = _replace(getattr(config, parts[0]), parts[1:], value, path)
-    values = {name: getattr(config, name) for name in names} | {parts[0]: value}
-    try:
-        return type(config)(**values)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        *parents, name = path.split(".")
+        place = changed
+        for parent in parents:
+            below = place.get(parent)
+            place = cast("dict[str, Any]", below) if isinstance(below, dict) else {}
+        if name not in place:
+            known = ", ".join(place) or "nothing below it"
+            raise UsageError(f"unknown key {path!r}; there is {known}")
+        place[name] = value
+    return from_dict(type(config), changed, where="config")
 
 
 def fingerprint(config: object) -> str:

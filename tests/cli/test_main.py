@@ -16,7 +16,7 @@ def lines(text):
 
 
 def test_help_lists_every_verb_and_takes_no_torch():
-    code = "import sys; from valor.cli.main import main; main(['--help']); print('torch' in sys.modules)"
+    code = "import sys, valor.cli.main as m; m.main(['--help']); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(verb in run.stdout for verb in VERBS)
     assert run.stdout.splitlines()[-1] == "False"
@@ -36,8 +36,8 @@ def test_every_verb_explains_itself(verb, capsys):
         ["dance"],
         ["train", "huge", "--data", "x", "--out", "y"],
         ["train", "nowhere:recipe", "--data", "x", "--out", "y"],
-        ["train", "tiny", "--data", "x", "--out", "y", "--set", "num_stepz=3"],
-        ["train", "tiny", "--data", "x", "--out", "y", "--set", "num_steps"],
+        ["train", "tiny", "--data", "x", "--out", "y", "--num-stepz", "3"],
+        ["train", "tiny", "--data", "x", "--out", "y", "--num-steps"],
         ["caption", "model", "file.mp4", "--using", "smell"],
         ["caption", "model", "file.mp4", "--usin", "vision"],
         ["ask", "model"],

@@ -84,7 +84,9 @@ def test_a_group_writes_captions_about_itself_or_audiovisual_ones():
     assert drawn(draw_written, record("seen"), AUDIOVISUAL) == {""}
 
 
-def test_questions_of_single_modalities_are_asked_only_where_they_can_be_answered(sample, processor):
+def test_questions_of_single_modalities_are_asked_only_where_they_can_be_answered(
+    sample, processor
+):
     asked = tuple(
         Question(text=f"what is {needs}", answers=("bell",), needs=needs)
         for needs in ("vision", "audio", "both")

@@ -19,7 +19,9 @@ GOOD = {
 
 def write(tmp_path, *rows):
     path = tmp_path / "manifest.jsonl"
-    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    path.write_text(
+        "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+    )
     return path
 
 
@@ -42,7 +44,10 @@ def test_reads_what_it_says(tmp_path):
         ({"captions": [{"txt": "a bell"}]}, "captions.txt"),
         ({"captions": [{"text": "a bell", "about": "smell"}]}, "captions.about"),
         ({"questions": [{"question": "what", "answers": "bell"}]}, "questions.answers"),
-        ({"questions": [{"question": "what", "answers": ["x"], "needs": "nose"}]}, "questions.needs"),
+        (
+            {"questions": [{"question": "what", "answers": ["x"], "needs": "nose"}]},
+            "questions.needs",
+        ),
         ({"caption": "a bell"}, "caption"),
     ],
 )

@@ -85,7 +85,9 @@ def test_what_is_seen_is_independent_of_what_is_heard():
         for heard in ("timbre", "rhythm", "pitch"):
             table = Counter((row[seen], row[heard]) for row in rows)
             rows_of, columns = Counter(r[seen] for r in rows), Counter(r[heard] for r in rows)
-            expected = {(a, b): rows_of[a] * columns[b] / len(rows) for a in rows_of for b in columns}
+            expected = {
+                (a, b): rows_of[a] * columns[b] / len(rows) for a in rows_of for b in columns
+            }
             chi_square = sum((table[k] - e) ** 2 / e for k, e in expected.items())
             freedom = (len(rows_of) - 1) * (len(columns) - 1)
             assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
@@ -164,7 +166,9 @@ def test_stems_sum_to_the_mixture_and_only_sounding_actors_have_one():
     for scene in scenes(20, level="full"):
         parts = stems(scene)
         assert len(parts) == 1 + len(scene.sounding)
-        np.testing.assert_allclose(np.sum(list(parts.values()), axis=0).clip(-1, 1), mixture(scene), atol=1e-6)
+        np.testing.assert_allclose(
+            np.sum(list(parts.values()), axis=0).clip(-1, 1), mixture(scene), atol=1e-6
+        )
         assert max(abs(mixture(scene))) > 0.1
 
 

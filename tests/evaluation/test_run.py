@@ -131,7 +131,7 @@ def test_unreadable_files_are_missing_and_counted(world, oracle):
 
 
 def test_a_slot_that_is_not_stated_is_wrong_but_no_hallucination(world):
-    truth = [row for row in read_truth(world).values() if row.layout == "solo"][0]
+    truth = next(row for row in read_truth(world).values() if row.layout == "solo")
     colour, shape = truth.facts["colour"], truth.facts["shape"]
     other = next(c for c in ("red", "blue") if c != colour)
     shy = caption_truth([f"a {colour} {shape}"], [truth], Modality.VISION)

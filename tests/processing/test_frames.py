@@ -50,4 +50,6 @@ def test_resizing_is_within_two_grey_levels_of_pillow():
 def test_normalised_values_have_the_stated_range():
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     values = normalise(pixels, FrameConfig(normalise="unit"))
-    torch.testing.assert_close(values.aminmax(), torch.return_types.aminmax((torch.tensor(-1.0), torch.tensor(1.0))))
+    torch.testing.assert_close(
+        values.aminmax(), torch.return_types.aminmax((torch.tensor(-1.0), torch.tensor(1.0)))
+    )

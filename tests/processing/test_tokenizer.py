@@ -16,7 +16,9 @@ def test_decoding_gives_back_the_text():
 
 def test_unseen_words_are_spelt_by_their_pieces():
     tokenizer = Tokenizer.train(CORPUS, vocab_size=200)
-    assert tokenizer.decode(tokenizer.encode(["bet slices"], max_length=30).token_ids) == ["bet slices"]
+    assert tokenizer.decode(tokenizer.encode(["bet slices"], max_length=30).token_ids) == [
+        "bet slices"
+    ]
 
 
 def test_long_texts_are_cut_but_end_properly():

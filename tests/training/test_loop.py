@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tiny import small_run
 
+from tests.tiny import small_run
 from valor.config import evolve
 from valor.data.manifest import Record, read_manifest
 from valor.errors import ConfigError, ManifestError

@@ -13,10 +13,15 @@ from valor.cli.progress import StageProgress
 from valor.config import evolve
 from valor.errors import UsageError
 
+_OWN_OPTIONS = ("data", "out", "json", "help")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Train a model by a recipe; the same command again goes on where it stopped."""
+    """Train a model by a recipe; the same command again goes on where it stopped.
+
+    Any key of the recipe is an option too: --num-steps 100 --model.audio.num-layers 2.
+    """
 
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, or package.module:function of your own."""
@@ -24,20 +29,19 @@ class Arguments:
     """Manifests; records of split `train` are used."""
     out: Path
     """Run folder."""
-    set: tuple[str, ...] = ()
-    """Changes to the recipe, such as num_steps=100 or model.audio.num_layers=2."""
     json: Json = False
     """A JSON object on stdout at the end."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
-    arguments = parse(Arguments, argv, verb="train")
+    own, changes = split_changes(argv)
+    arguments = parse(Arguments, own, verb="train")
     from valor.data.manifest import read_manifest
     from valor.recipes import find_recipe
     from valor.training.loop import run
 
-    config = evolve(find_recipe(arguments.recipe), _changes(arguments.set))
+    config = evolve(find_recipe(arguments.recipe), changes)
     records = [r for path in arguments.data for r in read_manifest(path, split="train")]
     with StageProgress() as progress:
         folder = run(config, records, arguments.out, report=progress)
@@ -45,15 +49,31 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _changes(words: Sequence[str]) -> dict[str, Any]:
-    """Read `path=value` words; a value is JSON, or else a text."""
-    changes = {}
+def split_changes(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Separate the verb's own words from changes to the recipe.
+
+    Args:
+        argv: Words after the verb.
+
+    Returns:
+        The verb's own words, and values by path; a value is JSON, or else a text.
+
+    Raises:
+        UsageError: If a change has no value.
+    """
+    own: list[str] = []
+    changes: dict[str, Any] = {}
+    words = iter(argv)
     for word in words:
-        path, equals, value = word.partition("=")
-        if not equals:
-            raise UsageError(f"--set {word!r}: expected path=value, such as num_steps=100")
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name in _OWN_OPTIONS:
+            own.append(word)
+            continue
+        value = value if equals else next(words, None)
+        if value is None:
+            raise UsageError(f"{word}: expected a value")
         try:
-            changes[path] = json.loads(value)
+            changes[name.replace("-", "_")] = json.loads(value)
         except json.JSONDecodeError:
-            changes[path] = value
-    return changes
+            changes[name.replace("-", "_")] = value
+    return own, changes

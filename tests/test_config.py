@@ -1,0 +1,70 @@
+"""Laws of configuration."""
+
+import json
+
+import pytest
+
+from valor.config import evolve, fingerprint, from_dict, to_dict, to_json
+from valor.errors import ConfigError, UsageError
+from valor.recipes import RECIPES, find_recipe
+from valor.training.loop import TrainConfig
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_writing_and_reading(name):
+    config = find_recipe(name)
+    assert from_dict(TrainConfig, json.loads(to_json(config))) == config
+    assert len(RECIPES) >= 2
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("model.audio.num_mel", 80, "model.audio.num_mel: unknown key"),
+        ("model.audio.num_mels", "80", "model.audio.num_mels"),
+        ("model.audio.num_mels", 63, "num_mels=63"),
+        ("batch_size", 7.5, "batch_size"),
+        ("num_steps", 0, "at least 1"),
+        ("precision", "float8", "precision"),
+        ("objectives.alignment.groups", ["smell"], "unknown group 'smell'"),
+    ],
+)
+def test_wrong_values_are_named_with_their_path(path, value, problem):
+    values = to_dict(TrainConfig())
+    place = values
+    *parents, name = path.split(".")
+    for parent in parents:
+        place = place[parent]
+    place[name] = value
+    with pytest.raises(ConfigError) as error:
+        from_dict(TrainConfig, values)
+    assert problem in str(error.value)
+
+
+def test_changes_by_path_are_checked():
+    config = evolve(TrainConfig(), {"model.audio.num_layers": 2, "batch_size": 8})
+    assert config.model.audio.num_layers == 2
+    assert config.batch_size == 8
+    groups = {"objectives.alignment.groups": ["vision", "audiovisual"]}
+    changed = evolve(config, groups).objectives.alignment
+    assert changed is not None
+    assert changed.groups == (Modality.VISION, AUDIOVISUAL)
+    assert evolve(config, {"objectives.alignment.groups": MEDIA_GROUPS}) == config
+    with pytest.raises(UsageError, match=r"unknown key 'model\.audio\.num_layer'"):
+        evolve(config, {"model.audio.num_layer": 2})
+    with pytest.raises(UsageError, match="nothing below it"):
+        evolve(config, {"batch_size.deeper": 2})
+    with pytest.raises(ConfigError, match="batch_size"):
+        evolve(config, {"batch_size": "many"})
+
+
+def test_the_fingerprint_changes_with_any_value():
+    config = TrainConfig()
+    assert fingerprint(config) == fingerprint(TrainConfig())
+    assert fingerprint(evolve(config, {"model.text.norm_eps": 1e-6})) != fingerprint(config)
+
+
+@pytest.mark.parametrize("group", [*MEDIA_GROUPS, Modality.AUDIO | Modality.TEXT])
+def test_groups_are_written_and_read_by_their_label(group):
+    assert Modality.parse(group.label) == group
