@@ -4,17 +4,16 @@ Both show the same tables, so that they cannot disagree; rates are written in pe
 charts, learning curves and examples. Equal input gives equal bytes. Its style is in `report.css`.
 """
 
-import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from statistics import fmean
 from textwrap import fill
 from typing import Any
 
+from valor.evaluation.charts import bar_chart, line_charts, percent
 from valor.metrics.answering import exact_match
 from valor.types import MEDIA_GROUPS
 
@@ -27,9 +26,6 @@ _PLAYABLE = {
     **{".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".wav": "audio/wav"},
     **{".mp3": "audio/mpeg", ".flac": "audio/flac", ".ogg": "audio/ogg", ".m4a": "audio/mp4"},
 }
-_MAX_CURVE_POINTS = 80
-_PLOT_WIDTH, _PLOT_HEIGHT = 412, 190
-_BAR_ROW = 56
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 
 
@@ -125,7 +121,7 @@ def _sentence(report: Mapping[str, Any]) -> str:
     data = report["data"]
     return (
         f"Model {report['model']} was measured on {data['n']} recordings, "
-        f"{_percent(data['coverage'])} % of those that were asked for."
+        f"{percent(data['coverage'])} % of those that were asked for."
     )
 
 
@@ -135,10 +131,6 @@ def _words(value: Any, separator: str = ", ") -> str:
         known: Any = [item for item in value.items() if item[1] != {}]  # pyright: ignore
         return separator.join(f"{key} {_words(part)}" for key, part in known)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.1f}"
 
 
 def _in_order(labels: Iterable[str]) -> list[str]:
@@ -173,14 +165,14 @@ def _tables(report: Mapping[str, Any]) -> list[_Table]:
 
 def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> _Table:
     def row(names: list[str], ranks: Mapping[str, Any], rest: list[str]) -> list[str]:
-        rates = [_percent(ranks[key]) for key in recalls.values()]
+        rates = [percent(ranks[key]) for key in recalls.values()]
         return [*names, *rates, f"{ranks['median_rank']:g}", *rest, str(ranks["num"])]
 
     recalls = {"R@1": "r1", "R@5": "r5", "R@10": "r10"}
     rows: list[list[str]] = []
     for group in _in_order(retrieval):
         figures = retrieval[group]
-        limits = [_percent(figures.get(key)) for key in ("oracle_r1", "chance_r1")]
+        limits = [percent(figures.get(key)) for key in ("oracle_r1", "chance_r1")]
         rows.append(row([group, "text to media"], figures["text_to_media"], limits))
         rows.append(row(["", "media to text"], figures["media_to_text"], ["-", limits[1]]))
     rows += [row([name.replace("_", " "), "no text"], pairs[name], ["-", "-"]) for name in pairs]
@@ -194,7 +186,7 @@ def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> _Table
         columns=["Media", "Query", *recalls, "Median rank", "Oracle R@1", "Chance R@1", "Queries"],
         rows=rows,
         num_names=2,
-        picture=_bar_chart(retrieval),
+        picture=bar_chart(retrieval),
     )
 
 
@@ -206,7 +198,7 @@ def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
         single = [rate for group, rate in rates.items() if group != "audiovisual"]
         comparable = single and "audiovisual" in rates
         gain = f"{100 * (rates['audiovisual'] - max(single)):+.1f}" if comparable else "-"
-        rows.append([about, *(_percent(rates.get(group)) for group in groups), gain])
+        rows.append([about, *(percent(rates.get(group)) for group in groups), gain])
     return _Table(
         title="More modalities must never hurt",
         note="R@1 by what the caption speaks of, against recordings of which the model is given "
@@ -221,7 +213,7 @@ def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
 def _captioning(captioning: Mapping[str, Any]) -> _Table:
     metrics = {"BLEU-4": "bleu4", "ROUGE-L": "rouge_l", "CIDEr": "cider"}
     rows = [
-        [g, *(_percent(captioning[g][key]) for key in metrics.values()), str(captioning[g]["num"])]
+        [g, *(percent(captioning[g][key]) for key in metrics.values()), str(captioning[g]["num"])]
         for g in _in_order(captioning)
     ]
     return _Table(
@@ -238,7 +230,7 @@ def _by_group(captioning: Mapping[str, Any], key: str, *, title: str, note: str)
     rates = {g: captioning[g][key] for g in _in_order(captioning) if key in captioning[g]}
     names = dict.fromkeys(name for group in rates.values() for name in group)
     rows = [
-        [name.replace("_", " "), *(_percent(group.get(name)) for group in rates.values())]
+        [name.replace("_", " "), *(percent(group.get(name)) for group in rates.values())]
         for name in names
     ]
     return _Table(title=title, note=note, columns=["", *rates], rows=rows)
@@ -252,7 +244,7 @@ def _answering(answering: Mapping[str, Any]) -> _Table:
             figures = answering[group] if need == "all" else answering[group]["by_need"].get(need)
             if figures:
                 prior = answering[group].get("prior", {}).get(need)
-                rates = [_percent(figures["accuracy"]), _percent(prior)]
+                rates = [percent(figures["accuracy"]), percent(prior)]
                 rows.append([need, group, *rates, str(figures["num"])])
     return _Table(
         title="Question answering",
@@ -314,46 +306,8 @@ def _name(text: str) -> str:
     return f'<i class="dot of-{text}"></i>{text}' if text in _GROUPS else escape(text)
 
 
-def _bar_chart(retrieval: Mapping[str, Any]) -> str:
-    """R@1 of text to media; horizontal positions in percent, so that text keeps its size."""
-    if not retrieval:
-        return ""
-    groups = _in_order(retrieval)
-    bottom = _BAR_ROW * len(groups)
-    ticks = "".join(
-        f'<line class="grid" x1="{x}%" x2="{x}%" y2="{bottom}"/>'
-        f'<text class="tick" x="{x}%" y="{bottom + 18}" text-anchor="middle">{x}</text>'
-        for x in (0, 25, 50, 75, 100)
-    )
-    bars = "".join(_bar(i * _BAR_ROW, group, retrieval[group]) for i, group in enumerate(groups))
-    return (
-        f'<svg width="100%" height="{bottom + 24}" role="img" aria-label="R@1 by group">'
-        f'{ticks}{bars}</svg>\n<p class="quiet">R@1 of text to media, in percent. Bar: the model. '
-        "Dashed outline: the oracle. Thin line: chance.</p>\n"
-    )
-
-
-def _bar(top: int, group: str, figures: Mapping[str, Any]) -> str:
-    r1 = _percent(figures["text_to_media"]["r1"])
-    label = f'<tspan class="value">{r1}</tspan>'
-    bars = f'<rect class="bar of-{escape(group)}" y="28" width="{r1}%" height="18"/>'
-    if "oracle_r1" in figures:
-        oracle = _percent(figures["oracle_r1"])
-        label += f" · oracle {oracle}"
-        bars += f'<rect class="oracle" y="28" width="{oracle}%" height="18"/>'
-    if "chance_r1" in figures:
-        chance = _percent(figures["chance_r1"])
-        label += f" · chance {chance}"
-        bars += f'<line class="chance" x1="{chance}%" x2="{chance}%" y1="24" y2="50"/>'
-    return (
-        f'<g transform="translate(0 {top})"><text y="20">{escape(group)}</text>'
-        f'<text class="quiet" x="100%" y="20" text-anchor="end">{label}</text>{bars}</g>'
-    )
-
-
 def _curves(curves: Sequence[Mapping[str, float]]) -> str:
-    charts = _line_chart(curves, "Alignment", ("align/",))
-    charts += _line_chart(curves, "Captions and answers", ("caption/", "answer/"))
+    charts = line_charts(curves)
     if not charts:
         return ""
     note = (
@@ -362,66 +316,6 @@ def _curves(curves: Sequence[Mapping[str, float]]) -> str:
         "is where its line ends. Lower is better."
     )
     return _section("Learning curves", note, f'<div class="charts">{charts}</div>\n')
-
-
-def _line_chart(curves: Sequence[Mapping[str, float]], title: str, terms: tuple[str, ...]) -> str:
-    """Loss by step; the origin of the picture is where the axes meet."""
-    names = dict.fromkeys(name for row in curves for name in row if name.startswith(terms))
-    lines = {name: line for name in names if (line := _smooth(curves, name))}
-    if not lines:
-        return ""
-    x_ticks = _ticks(max(x for line in lines.values() for x, _ in line))
-    y_ticks = _ticks(max(y for line in lines.values() for _, y in line))
-    drawn, legend = _axes(x_ticks, y_ticks), ""
-    for name, line in lines.items():
-        term, _, group = name.partition("/")
-        label = escape(name.removeprefix("align/").replace("/", ", "))
-        style = f'class="line is-{escape(term)} of-{escape(group)}"'
-        points = " ".join(
-            f"{x / x_ticks[-1] * _PLOT_WIDTH:.1f},{-y / y_ticks[-1] * _PLOT_HEIGHT:.1f}"
-            for x, y in line
-        )
-        drawn += f'<polyline {style} points="{points}"/>'
-        legend += (
-            f'<li><svg width="24" height="8"><line {style} x2="24" y1="4" y2="4"/></svg> '
-            f"{label} <b>{line[-1][1]:.3g}</b></li>"
-        )
-    return (
-        f'<figure><figcaption>{title}</figcaption><svg viewBox="-36 -200 460 240" role="img" '
-        f'aria-label="{title}: loss by step">{drawn}</svg>'
-        f'<ul class="legend">{legend}</ul></figure>\n'
-    )
-
-
-def _axes(x_ticks: list[float], y_ticks: list[float]) -> str:
-    html = f'<text class="tick" x="{_PLOT_WIDTH}" y="36" text-anchor="end">step</text>'
-    for tick in x_ticks:
-        x = tick / x_ticks[-1] * _PLOT_WIDTH
-        html += f'<text class="tick" x="{x:.1f}" y="18" text-anchor="middle">{tick:g}</text>'
-    for tick in y_ticks:
-        y = -tick / y_ticks[-1] * _PLOT_HEIGHT
-        html += (
-            f'<line class="grid" x2="{_PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="-6" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
-        )
-    return html
-
-
-def _smooth(curves: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
-    """Step and value, averaged over equal stretches; steps without a finite value are left out."""
-    points = [(row["step"], row[name]) for row in curves if math.isfinite(row.get(name, math.nan))]
-    size = math.ceil(len(points) / _MAX_CURVE_POINTS)
-    return [
-        (fmean(x for x, _ in points[i : i + size]), fmean(y for _, y in points[i : i + size]))
-        for i in range(0, len(points), size or 1)
-    ]
-
-
-def _ticks(largest: float) -> list[float]:
-    """Two to six round values from 0 to the largest or just above it."""
-    power = 10.0 ** math.floor(math.log10(largest)) if largest > 0 else 1.0
-    step = next(power * part for part in (0.2, 0.5, 1, 2) if largest <= 5 * power * part)
-    return [step * i for i in range(max(1, math.ceil(largest / step)) + 1)]
 
 
 def _searches(searches: Sequence[SearchExample]) -> str:

@@ -20,7 +20,7 @@ from valor.data.world.scene import (
     path,
 )
 
-_SWELL = 0.35
+_SWELL = 0.25
 _BRIGHTEN = 0.35
 _FADE_S = 0.15
 

@@ -255,7 +255,7 @@ def _others(rng: np.random.Generator, main: Actor, scene: Scene) -> list[Actor]:
         others.append(
             replace(
                 actor,
-                radius_px=float(rng.uniform(9, 11)),
+                radius_px=float(rng.uniform(11, 13)),
                 centre_px=(float(x), float(y)),
                 reach_px=10.0,
                 on_screen=scene.level == "duet" or bool(rng.random() < 0.8),
@@ -270,14 +270,14 @@ def _draw_actor(
     colours: tuple[str, ...],
     motions: tuple[str, ...],
 ) -> Actor:
-    reach = float(rng.uniform(20, 28))
-    free = SIZE_PX / 2 - 18 - reach
-    x, y = SIZE_PX / 2 + rng.uniform(-1, 1, size=2) * max(free, 2.0)
+    reach = float(rng.uniform(18, 24))
+    free = SIZE_PX / 2 - 22 - reach
+    x, y = SIZE_PX / 2 + rng.uniform(-1, 1, size=2) * max(free, 0.0)
     return Actor(
         shape=_pick(rng, shapes),
         colour=_pick(rng, colours),
         motion=_pick(rng, motions),
-        radius_px=float(rng.uniform(13, 16)),
+        radius_px=float(rng.uniform(15, 18)),
         centre_px=(float(x), float(y)),
         reach_px=reach,
         turns=float(rng.choice([-1, 1]) * rng.uniform(1.5, 2.0)),

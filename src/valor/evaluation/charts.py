@@ -1,0 +1,122 @@
+"""Charts as inline SVG: bars of R@1 beside oracle and chance, and learning curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from statistics import fmean
+from typing import Any
+
+from valor.types import MEDIA_GROUPS
+
+_GROUPS = [group.label for group in MEDIA_GROUPS]
+_MAX_CURVE_POINTS = 80
+_PLOT_WIDTH, _PLOT_HEIGHT = 412, 190
+_BAR_ROW = 56
+
+
+def percent(rate: float | None) -> str:
+    """A rate in percent with one decimal; a dash if there is none."""
+    return "-" if rate is None else f"{100 * rate:.1f}"
+
+
+def bar_chart(retrieval: Mapping[str, Any]) -> str:
+    """R@1 of text to media; horizontal positions in percent, so that text keeps its size."""
+    if not retrieval:
+        return ""
+    groups = [group for group in _GROUPS if group in retrieval]
+    bottom = _BAR_ROW * len(groups)
+    ticks = "".join(
+        f'<line class="grid" x1="{x}%" x2="{x}%" y2="{bottom}"/>'
+        f'<text class="tick" x="{x}%" y="{bottom + 18}" text-anchor="middle">{x}</text>'
+        for x in (0, 25, 50, 75, 100)
+    )
+    bars = "".join(_bar(i * _BAR_ROW, group, retrieval[group]) for i, group in enumerate(groups))
+    return (
+        f'<svg width="100%" height="{bottom + 24}" role="img" aria-label="R@1 by group">'
+        f'{ticks}{bars}</svg>\n<p class="quiet">R@1 of text to media, in percent. Bar: the model. '
+        "Dashed outline: the oracle. Thin line: chance.</p>\n"
+    )
+
+
+def _bar(top: int, group: str, figures: Mapping[str, Any]) -> str:
+    r1 = percent(figures["text_to_media"]["r1"])
+    label = f'<tspan class="value">{r1}</tspan>'
+    bars = f'<rect class="bar of-{escape(group)}" y="28" width="{r1}%" height="18"/>'
+    if "oracle_r1" in figures:
+        oracle = percent(figures["oracle_r1"])
+        label += f" · oracle {oracle}"
+        bars += f'<rect class="oracle" y="28" width="{oracle}%" height="18"/>'
+    if "chance_r1" in figures:
+        chance = percent(figures["chance_r1"])
+        label += f" · chance {chance}"
+        bars += f'<line class="chance" x1="{chance}%" x2="{chance}%" y1="24" y2="50"/>'
+    return (
+        f'<g transform="translate(0 {top})"><text y="20">{escape(group)}</text>'
+        f'<text class="quiet" x="100%" y="20" text-anchor="end">{label}</text>{bars}</g>'
+    )
+
+
+def line_charts(curves: Sequence[Mapping[str, float]]) -> str:
+    """Losses of alignment, and of captions and answers; empty without any curve."""
+    alignment = _line_chart(curves, "Alignment", ("align/",))
+    return alignment + _line_chart(curves, "Captions and answers", ("caption/", "answer/"))
+
+
+def _line_chart(curves: Sequence[Mapping[str, float]], title: str, terms: tuple[str, ...]) -> str:
+    """Loss by step; the origin of the picture is where the axes meet."""
+    names = dict.fromkeys(name for row in curves for name in row if name.startswith(terms))
+    lines = {name: line for name in names if (line := _smooth(curves, name))}
+    if not lines:
+        return ""
+    x_ticks = _ticks(max(x for line in lines.values() for x, _ in line))
+    y_ticks = _ticks(max(y for line in lines.values() for _, y in line))
+    drawn, legend = _axes(x_ticks, y_ticks), ""
+    for name, line in lines.items():
+        term, _, group = name.partition("/")
+        label = escape(name.removeprefix("align/").replace("/", ", "))
+        style = f'class="line is-{escape(term)} of-{escape(group)}"'
+        points = " ".join(
+            f"{x / x_ticks[-1] * _PLOT_WIDTH:.1f},{-y / y_ticks[-1] * _PLOT_HEIGHT:.1f}"
+            for x, y in line
+        )
+        drawn += f'<polyline {style} points="{points}"/>'
+        legend += (
+            f'<li><svg width="24" height="8"><line {style} x2="24" y1="4" y2="4"/></svg> '
+            f"{label} <b>{line[-1][1]:.3g}</b></li>"
+        )
+    return (
+        f'<figure><figcaption>{title}</figcaption><svg viewBox="-36 -200 460 240" role="img" '
+        f'aria-label="{title}: loss by step">{drawn}</svg>'
+        f'<ul class="legend">{legend}</ul></figure>\n'
+    )
+
+
+def _axes(x_ticks: list[float], y_ticks: list[float]) -> str:
+    html = f'<text class="tick" x="{_PLOT_WIDTH}" y="36" text-anchor="end">step</text>'
+    for tick in x_ticks:
+        x = tick / x_ticks[-1] * _PLOT_WIDTH
+        html += f'<text class="tick" x="{x:.1f}" y="18" text-anchor="middle">{tick:g}</text>'
+    for tick in y_ticks:
+        y = -tick / y_ticks[-1] * _PLOT_HEIGHT
+        html += (
+            f'<line class="grid" x2="{_PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="-6" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        )
+    return html
+
+
+def _smooth(curves: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """Step and value, averaged over equal stretches; steps without a finite value are left out."""
+    points = [(row["step"], row[name]) for row in curves if math.isfinite(row.get(name, math.nan))]
+    size = math.ceil(len(points) / _MAX_CURVE_POINTS)
+    return [
+        (fmean(x for x, _ in points[i : i + size]), fmean(y for _, y in points[i : i + size]))
+        for i in range(0, len(points), size or 1)
+    ]
+
+
+def _ticks(largest: float) -> list[float]:
+    """Two to six round values from 0 to the largest or just above it."""
+    power = 10.0 ** math.floor(math.log10(largest)) if largest > 0 else 1.0
+    step = next(power * part for part in (0.2, 0.5, 1, 2) if largest <= 5 * power * part)
+    return [step * i for i in range(max(1, math.ceil(largest / step)) + 1)]
