@@ -140,11 +140,11 @@ class Valor(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Xavier for linear layers, as for a transformer trained from scratch."""
-    if isinstance(module, nn.Linear):
+    """Keep the size of signals: He for the convolutions of a stem, Xavier for linear layers."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight)
+    elif isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _encode_present(

@@ -15,15 +15,20 @@ from valor.training.step import ObjectivesConfig
 
 
 def tiny() -> TrainConfig:
-    """VALOR with 2 M parameters for the rendered world.
+    """VALOR with 2 M parameters, for the rendered world.
 
-    A patch covers four frames, half a second apart, so that a single token sees motion.
+    A patch covers four frames, three frames of the file apart, so that a single token sees motion,
+    and its convolutions see a whole shape.
+
+    Cost: 7 minutes on two cores at 150 GFLOP/s (float32), 2 GiB. Expected on the world's test pool
+    with seed 0: R@1 at least 0.8 of what is possible for each group, captions with nine of ten facts
+    right, and four of five questions that need both modalities.
     """
     return TrainConfig(
         model=ValorConfig(
             vision=VitConfig(
-                image_px=48,
-                patch_px=8,
+                image_px=64,
+                patch_px=16,
                 frames_per_patch=4,
                 stem="convolution",
                 temporal_layers=1,
@@ -56,8 +61,8 @@ def tiny() -> TrainConfig:
             frames=FrameConfig(
                 num_bursts=2,
                 frames_per_burst=4,
-                burst_step_s=0.5,
-                image_px=48,
+                burst_step_s=0.375,
+                image_px=64,
                 normalise="unit",
             ),
             spectrogram=SpectrogramConfig(hops_per_window=400, num_windows=1),
@@ -65,8 +70,8 @@ def tiny() -> TrainConfig:
         ),
         objectives=ObjectivesConfig(answering=AnsweringConfig(mask_fraction=0.8)),
         optim=OptimConfig(learning_rate=2e-3),
-        batch_size=64,
-        num_steps=800,
+        batch_size=32,
+        num_steps=1400,
     )
 
 

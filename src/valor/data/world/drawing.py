@@ -21,8 +21,8 @@ from valor.data.world.scene import (
 )
 
 _SWELL = 0.25
-_BRIGHTEN = 0.35
-_FADE_S = 0.15
+_BRIGHTEN = 0.45
+_FADE_S = 0.18
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,11 +22,8 @@ from valor.data.world.scene import (
 )
 
 NO_SOUND = "no sound"
-NONE = "nothing"
 _ASKS_SOUND = {"solo": 0.5, "companion": 0.5, "offscreen": 0.8}
 """How often a needs-both question is about an actor's sound; balances sources with silent ones."""
-_NAMES_HEARD = 0.5
-"""How often a question about the source's colour names the timbre that is really heard."""
 _MOTION_ANSWERS = {
     "left": "to the left",
     "right": "to the right",
@@ -51,7 +48,7 @@ class WorldQuestion:
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[WorldQuestion]:
-    """Draw one question that needs vision, one that needs audio, and two that need both.
+    """Draw one question that needs vision, one that needs audio, and one that needs both.
 
     Args:
         scene: What to ask about.
@@ -62,7 +59,7 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[WorldQuestion]:
     """
     asked = [_vision(scene, rng), _audio(scene, rng)]
     if scene.level == "duet":
-        asked += [_both(scene, rng), _both(scene, rng)]
+        asked.append(_both(scene, rng))
     else:
         asked += [_count(scene), *_order(scene)]
     return list({question.text: question for question in asked}.values())
@@ -103,7 +100,7 @@ def _audio(scene: Scene, rng: np.random.Generator) -> WorldQuestion:
 def _both(scene: Scene, rng: np.random.Generator) -> WorldQuestion:
     if rng.random() < _ASKS_SOUND[scene.layout]:
         return _sound_of(scene, rng)
-    return _colour_of(scene, rng)
+    return _who_sounds(scene)
 
 
 def _sound_of(scene: Scene, rng: np.random.Generator) -> WorldQuestion:
@@ -122,28 +119,24 @@ def _sound_of(scene: Scene, rng: np.random.Generator) -> WorldQuestion:
     )
 
 
-def _colour_of(scene: Scene, rng: np.random.Generator) -> WorldQuestion:
-    """Ask which colour makes a timbre: it may not be heard at all, or be off screen."""
-    heard = facts(scene)["timbre"]
-    named = heard
-    if rng.random() >= _NAMES_HEARD:
-        named = str(rng.choice([timbre for timbre in TIMBRES if timbre != heard]))
-    visible = scene.layout != "offscreen"
-    answer = scene.actors[0].colour if visible and named == heard else NONE
-    vision = max(_NAMES_HEARD, 1 - _NAMES_HEARD) if visible else 1.0
-    hidden = _share_hidden()
-    audio = max(hidden, (1 - hidden) / len(COLOURS)) if named == heard else 1.0
+def _who_sounds(scene: Scene) -> WorldQuestion:
+    """Ask for the source and its sound together: each modality knows one half of the answer."""
+    timbre = facts(scene)["timbre"]
+    hidden = scene.layout == "offscreen"
+    who = "something hidden" if hidden else f"the {scene.actors[0].colour} one"
+    # Vision guesses the timbre; audio guesses whether the source is hidden, or else its colour.
+    audio = max(_share_hidden(), (1 - _share_hidden()) / len(COLOURS))
     return WorldQuestion(
-        text=f"what colour is the shape that sounds like a {named}",
-        answer=answer,
+        text="which shape makes which sound",
+        answer=f"{who} like a {timbre}",
         needs="both",
-        type="colour of",
-        prior={"vision": vision, "audio": audio},
+        type="who sounds",
+        prior={"vision": 1 / len(TIMBRES), "audio": audio},
     )
 
 
 def _share_hidden() -> float:
-    """Among questions on the colour of the source: how often the source is off screen."""
+    """Among questions on who sounds: how often the source is off screen."""
     asked = {layout: p * (1 - _ASKS_SOUND[layout]) for layout, p in LAYOUTS.items()}
     return asked["offscreen"] / sum(asked.values())
 
