@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from valor.config import configclass
 from valor.encoders.layers import PreNormBlock
@@ -65,7 +66,12 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embedding = _stem(config)
+        channels = 3 * config.frames_per_patch
+        self.patch_embedding = (
+            ConvolutionStem(config)
+            if config.stem == "convolution"
+            else nn.Conv2d(channels, config.dim, config.patch_px, stride=config.patch_px)
+        )
         self.cls_token = nn.Parameter(torch.randn(config.dim) * 0.02)
         self.patch_position = nn.Parameter(torch.randn(1 + config.num_patches, config.dim) * 0.02)
         self.time_position = nn.Parameter(torch.randn(config.max_bursts, config.dim) * 0.02)
@@ -115,14 +121,33 @@ class VisionTransformer(nn.Module):
         )
 
 
-def _stem(config: VitConfig) -> nn.Module:
-    """Map the stacked frames of a burst, `[rows, 3 * frames, height, width]`, to patch vectors."""
-    channels = 3 * config.frames_per_patch
-    if config.stem == "linear":
-        return nn.Conv2d(channels, config.dim, config.patch_px, stride=config.patch_px)
-    halvings = config.patch_px.bit_length() - 1
-    widths = [channels, *(config.dim >> (halvings - 1 - i) for i in range(halvings))]
-    layers: list[nn.Module] = []
-    for narrow, wide in itertools.pairwise(widths):
-        layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GELU()]
-    return nn.Sequential(*layers[:-1])
+class ConvolutionStem(nn.Module):
+    """Halve each frame until a patch is left, then merge the frames of a burst.
+
+    Frames share all but the last layer, so that what a shape looks like is learned once, and only
+    the last one sees how it moves.
+
+    Args:
+        config: Sizes.
+    """
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        halvings = config.patch_px.bit_length() - 1
+        widths = [3, *(max(32, config.dim >> (halvings - 1 - i)) for i in range(halvings - 1))]
+        self.frames_per_patch = config.frames_per_patch
+        self.frame_layers = nn.ModuleList(
+            nn.Conv2d(narrow, wide, 3, stride=2, padding=1)
+            for narrow, wide in itertools.pairwise(widths)
+        )
+        merged = widths[-1] * config.frames_per_patch
+        self.burst_layer = nn.Conv2d(merged, config.dim, 3, stride=2, padding=1)
+
+    def forward(
+        self, pixels: Float[Tensor, "bursts channels height width"]
+    ) -> Float[Tensor, "bursts dim rows columns"]:
+        """Map the frames of each burst, one behind the other, to patch vectors."""
+        x = pixels.unflatten(1, (self.frames_per_patch, 3)).flatten(0, 1)
+        for layer in self.frame_layers:
+            x = F.gelu(layer(x))
+        return self.burst_layer(x.unflatten(0, (-1, self.frames_per_patch)).flatten(1, 2))

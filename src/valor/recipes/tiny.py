@@ -20,7 +20,7 @@ def tiny() -> TrainConfig:
     A patch covers four frames, three frames of the file apart, so that a single token sees motion,
     and its convolutions see a whole shape.
 
-    Cost: 7 minutes on two cores at 150 GFLOP/s (float32), 2 GiB. Expected on the world's test pool
+    Cost: 7 minutes on two cores at 150 GFLOP/s (float32). Expected on the test pool of the world
     with seed 0: R@1 at least 0.8 of what is possible for each group, captions with nine of ten facts
     right, and four of five questions that need both modalities.
     """
