@@ -21,7 +21,7 @@ def tiny() -> TrainConfig:
     and its convolutions see a whole shape.
 
     Cost: 7 minutes on two cores at 150 GFLOP/s (float32). Expected on the test pool of the world
-    with seed 0: R@1 at least 0.8 of what is possible for each group, captions with nine of ten facts
+    with seed 0: R@1 at least 0.8 of what is possible for each group, nine of ten facts in captions
     right, and four of five questions that need both modalities.
     """
     return TrainConfig(
