@@ -39,7 +39,7 @@ def test_every_verb_explains_itself(verb, capsys):
         ["train", "tiny", "--data", "x", "--out", "y", "--num-stepz", "3"],
         ["train", "tiny", "--data", "x", "--out", "y", "--num-steps"],
         ["caption", "model", "file.mp4", "--using", "smell"],
-        ["caption", "model", "file.mp4", "--usin", "vision"],
+        ["caption", "model", "file.mp4", "--usage", "vision"],
         ["ask", "model"],
         ["search", "library", "words", "--by", "smell"],
         ["world", "paint"],
