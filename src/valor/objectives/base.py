@@ -17,11 +17,7 @@ class LossTerm:
 
 
 def total(terms: dict[str, LossTerm]) -> Float[Tensor, ""]:
-    """Return the weighted sum of the terms.
-
-    Raises:
-        ValueError: If there is no term, because no row had what any objective needs.
-    """
+    """Return the weighted sum of the terms; no term at all is a `ValueError`."""
     if not terms:
         raise ValueError("no row in this batch has the media and text that any objective needs")
     value = next(iter(terms.values())).value.new_zeros(())

@@ -78,11 +78,7 @@ class Processor:
 
     @classmethod
     def load(cls, folder: Path) -> "Processor":
-        """Read from a model folder.
-
-        Raises:
-            ModelError: If a file is missing or damaged.
-        """
+        """Read from a model folder; a missing or damaged file is a `ModelError`."""
         path = folder / _CONFIG_FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))

@@ -73,11 +73,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path) -> "Tokenizer":
-        """Read a `tokenizer.json`.
-
-        Raises:
-            ModelError: If the file is missing or damaged.
-        """
+        """Read a `tokenizer.json`; a missing or damaged one is a `ModelError`."""
         if not path.is_file():
             raise ModelError(f"{path}: missing; a model folder holds a tokenizer.json")
         try:

@@ -93,11 +93,7 @@ def _media_below(folder: Path) -> Iterator[Path]:
 
 
 def plan(path: str, *, segment_s: float) -> list[tuple[float, float]]:
-    """Return the start and end of each segment of a file, in seconds.
-
-    Raises:
-        MediaError: If the file cannot be read.
-    """
+    """Return the start and end of each segment of a file in seconds; raises `MediaError`."""
     return cut(probe(path).duration_s, segment_s=segment_s)
 
 

@@ -93,11 +93,7 @@ class Scan:
 
 
 def parse_using(using: str) -> Modality:
-    """Read which modalities of the segments to search.
-
-    Raises:
-        UsageError: If it is none of auto, vision, audio and audiovisual.
-    """
+    """Read which modalities of the segments to search; another word is a `UsageError`."""
     groups = {"auto": AUDIOVISUAL, "vision": Modality.VISION, "audio": Modality.AUDIO}
     groups["audiovisual"] = AUDIOVISUAL
     if using not in groups:
