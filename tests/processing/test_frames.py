@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from valor.processing.frames import FrameConfig, normalise, to_squares
+from valor.processing.frames import FrameConfig, normalise, shift, to_squares
 
 
 def noise(height, width):
@@ -53,3 +53,18 @@ def test_normalised_values_have_the_stated_range():
     torch.testing.assert_close(
         values.aminmax(), torch.return_types.aminmax((torch.tensor(-1.0), torch.tensor(1.0)))
     )
+
+
+def test_a_shift_moves_all_frames_alike_and_by_no_more_than_allowed():
+    frames = np.zeros((2, 3, 32, 32), np.uint8)
+    frames[:, :, 16, 16] = 255
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        first, second = shift(frames, 3, rng)
+        np.testing.assert_array_equal(first, second)
+        row, column = np.argwhere(first[0])[0]
+        seen.add((row - 16, column - 16))
+    assert {max(map(abs, step)) for step in seen} <= {0, 1, 2, 3}
+    assert len(seen) > 40
+    assert shift(frames, 0, rng) is frames

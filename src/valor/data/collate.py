@@ -1,5 +1,6 @@
 """Samples and texts to a batch. What a row does not have is invalid, never zeros that count."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from valor.data.manifest import Record
-from valor.processing.frames import normalise
+from valor.processing.frames import normalise, shift
 from valor.processing.processor import Processor
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Batch, Modality, QuestionBatch, Sample
 
@@ -45,7 +46,14 @@ def collate_training(
     Returns:
         A batch for all objectives; an objective that is not used ignores its part.
     """
-    batch = collate_media(samples, processor)
+    max_px = processor.config.frames.max_shift_px
+    shifted = [
+        sample
+        if sample.pixels is None
+        else dataclasses.replace(sample, pixels=shift(sample.pixels, max_px, rng))
+        for sample in samples
+    ]
+    batch = collate_media(shifted, processor)
     for group in MEDIA_GROUPS:
         aligned = [draw_aligned(record, group, rng) for record in records]
         written = [draw_written(record, group, rng) for record in records]

@@ -31,6 +31,8 @@ class FrameConfig:
     crop: Literal["centre", "pad"] = "centre"
     """Cut the longer side away, or keep it and fill up with black."""
     normalise: Literal["clip", "imagenet", "unit"] = "clip"
+    max_shift_px: int = 0
+    """In training, all frames of a sample are shifted by up to this much in each direction."""
 
     def __post_init__(self) -> None:
         """Reject impossible sizes."""
@@ -57,6 +59,18 @@ def to_squares(
         below, right = side - pixels.shape[2] + top, side - pixels.shape[3] + left
         pixels = F.pad(pixels, (-left, right, -top, below))
     return np.ascontiguousarray(pixels.numpy())
+
+
+def shift(
+    pixels: UInt8[np.ndarray, "frames 3 height width"], max_px: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "frames 3 height width"]:
+    """Shift all frames alike by a random step; the uncovered border repeats the edge."""
+    if not max_px:
+        return pixels
+    down, right = rng.integers(0, 2 * max_px + 1, size=2)
+    padded = np.pad(pixels, ((0, 0), (0, 0), (max_px, max_px), (max_px, max_px)), mode="edge")
+    height, width = pixels.shape[2:]
+    return padded[:, :, down : down + height, right : right + width]
 
 
 def normalise(

@@ -64,6 +64,7 @@ def tiny() -> TrainConfig:
                 burst_step_s=0.375,
                 image_px=64,
                 normalise="unit",
+                max_shift_px=6,
             ),
             spectrogram=SpectrogramConfig(hops_per_window=400, num_windows=1),
             segment_s=4.0,
