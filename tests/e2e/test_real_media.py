@@ -14,7 +14,7 @@ from valor.types import Modality
 MEDIA = (
     Path(os.environ.get("VALOR_TEST_MEDIA", Path(__file__).parents[3] / "shared" / "media"))
     / "real"
-)
+).resolve()
 
 pytestmark = pytest.mark.skipif(
     not (MEDIA / "manifest.json").is_file(),

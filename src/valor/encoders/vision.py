@@ -134,7 +134,7 @@ class ConvolutionStem(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         halvings = config.patch_px.bit_length() - 1
-        widths = [3, *(max(32, config.dim >> (halvings - 1 - i)) for i in range(halvings - 1))]
+        widths = [3, *(config.dim >> (halvings - 1 - i) for i in range(halvings - 1))]
         self.frames_per_patch = config.frames_per_patch
         self.frame_layers = nn.ModuleList(
             nn.Conv2d(narrow, wide, 3, stride=2, padding=1)

@@ -78,6 +78,7 @@ def contrastive_loss(
         spread evenly over its positives.
 
     Example:
+        >>> import torch
         >>> one = torch.eye(4)
         >>> contrastive_loss(one, one > 0, torch.tensor(3.0)).item() < 0.2
         True

@@ -4,12 +4,13 @@ The tokenizers library does the work; this adds batching with masks and the trai
 word-piece vocabulary from a corpus, for models that start from scratch.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer as HubTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from valor.errors import ModelError
@@ -83,23 +84,36 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = 2000) -> "Tokenizer":
-        """Learn a lower-cased word-piece vocabulary from a corpus."""
-        tokenizer = HubTokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer()
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        """Make a lower-cased word-piece vocabulary of a corpus.
+
+        It holds every character, so that any word can be spelt, and the most frequent words. Equal
+        texts in any order give the same one, which the library's own trainer does not promise.
+
+        Args:
+            texts: The corpus.
+            vocab_size: At most this many tokens, but for the characters.
+
+        Returns:
+            The tokenizer.
+        """
+        normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        counts = Counter(
+            word
+            for text in texts
+            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+        )
+        characters = sorted({character for word in counts for character in word})
+        pieces = [*_SPECIAL, *characters, *(f"##{character}" for character in characters)]
+        words = sorted((word for word in counts if len(word) > 1), key=lambda w: (-counts[w], w))
+        pieces += words[: max(0, vocab_size - len(pieces))]
+        vocabulary = {piece: index for index, piece in enumerate(pieces)}
+        tokenizer = HubTokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
         tokenizer.decoder = decoders.WordPiece()
-        # Sorted, because the trainer breaks ties by order of appearance.
-        tokenizer.train_from_iterator(
-            sorted(texts),
-            trainers.WordPieceTrainer(
-                vocab_size=vocab_size, special_tokens=list(_SPECIAL), show_progress=False
-            ),
-        )
-        trained = cls(tokenizer)
-        tokenizer.post_processor = processors.BertProcessing(
-            ("[SEP]", trained.special.end), ("[CLS]", trained.special.start)
-        )
-        return trained
+        tokenizer.add_special_tokens(list(_SPECIAL))
+        start, end = vocabulary["[CLS]"], vocabulary["[SEP]"]
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", end), ("[CLS]", start))
+        return cls(tokenizer)
 
     def _ids(self, text: str, max_length: int) -> list[int]:
         if not text.strip():

@@ -6,6 +6,7 @@ the last state was written, with exactly the batches and masks of an uninterrupt
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -89,20 +90,19 @@ def run(
     model = Valor(model_config).to(_dtype(config.precision))
     optimizer = Optimizer(model, config.optim, config.num_steps)
     start = load_state(out / "state", optimizer)
-    monitor = Monitor(out / "metrics.jsonl", first_step=start)
     special = processor.tokenizer.special
     model.train()
-    for step in range(start, config.num_steps):
-        batch = _batch(config, store, processor, step)
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        values = backward(model, batch, config.objectives, special)
-        values["grad_norm"] = optimizer.step(step)
-        values["learning_rate"] = optimizer.learning_rate(step)
-        monitor.log(step, values)
-        report("train", step + 1, config.num_steps)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
-            save_state(out / "state", optimizer, next_step=step + 1)
-    monitor.close()
+    with closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor:
+        for step in range(start, config.num_steps):
+            batch = _batch(config, store, processor, step)
+            torch.manual_seed(config.seed * 1_000_003 + step)
+            values = backward(model, batch, config.objectives, special)
+            values["grad_norm"] = optimizer.step(step)
+            values["learning_rate"] = optimizer.learning_rate(step)
+            monitor.log(step, values)
+            report("train", step + 1, config.num_steps)
+            if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
+                save_state(out / "state", optimizer, next_step=step + 1)
     card = _card(config, store)
     save_model(out / "model", model_config, optimizer.masters, processor, card=card)
     return out / "model"
