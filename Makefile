@@ -23,8 +23,8 @@ demo: .venv/.installed ## Render a world, train on it, evaluate, search: the who
 test: .venv/.installed ## Run the quick tests and the examples in docstrings, with coverage
 	OMP_NUM_THREADS=1 $(PYTEST) --cov -n 2 --dist loadscope -m "not slow" --doctest-modules src tests
 
-test-slow: .venv/.installed ## Run the tests that train or take minutes
-	$(PYTEST) -m slow
+test-slow: .venv/.installed ## Run the tests that train for minutes
+	$(PYTEST) -m slow tests
 
 check: .venv/.installed ## Lint, formatting, types, import layers, docstrings, dependencies, sizes
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ def run(command, folder, environment):
 
 def test_the_quick_demo_leaves_model_report_and_library(demo):
     folder, _, result = demo
-    out = folder / "runs/demo"
+    out = folder / "runs/quick"
     report = json.loads((out / "report.json").read_text())
     assert report["data"] == {"n": 64, "coverage": 1.0, "missing": {}}
     assert report["retrieval"]["audiovisual"]["text_to_media"]["r1"] > 3 / 64
@@ -47,9 +47,9 @@ def test_the_quick_demo_leaves_model_report_and_library(demo):
 
 def test_running_it_again_goes_on_from_what_is_there(demo):
     folder, environment, _ = demo
-    before = (folder / "runs/demo/metrics.jsonl").read_text()
+    before = (folder / "runs/quick/metrics.jsonl").read_text()
     run("valor demo --quick", folder, environment)
-    assert (folder / "runs/demo/metrics.jsonl").read_text() == before
+    assert (folder / "runs/quick/metrics.jsonl").read_text() == before
 
 
 def test_every_block_of_the_readme_runs(demo):

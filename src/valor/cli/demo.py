@@ -13,8 +13,8 @@ from valor.cli.progress import StageProgress
 class Arguments:
     """Render an audible world, train a model on it, then evaluate, search, caption and ask."""
 
-    out: Path = Path("runs/demo")
-    """Folder for everything; running it again goes on where it stopped."""
+    out: Path | None = None
+    """Folder for everything, by default runs/demo, or runs/quick; training there is resumed."""
     quick: bool = False
     """Fewer videos and steps: everything runs in two minutes, but the model is not good."""
     seed: int = 0
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     from valor.evaluation.report import summary_table
     from valor.recipes.demo import demo
 
-    out = arguments.out
+    out = arguments.out or Path("runs/quick" if arguments.quick else "runs/demo")
     with StageProgress() as progress:
         report = demo(out, quick=arguments.quick, seed=arguments.seed, report=progress)
     if arguments.json:

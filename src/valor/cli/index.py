@@ -30,7 +30,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb; unreadable files are listed and do not stop it."""
+    """Run the verb; unreadable files are listed, and are an error only if there is nothing else."""
     arguments = parse(Arguments, argv, verb="index")
     from valor.search.library import Library
 
@@ -49,4 +49,4 @@ def main(argv: Sequence[str]) -> int:
             f"{report.added} added, {report.skipped} unchanged, {len(report.bad)} left out; "
             f"{len(library)} segments in {arguments.library}"
         )
-    return 0
+    return 1 if report.bad and not report.added + report.skipped else 0

@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValorError as error:
         print(f"valor: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        print(f"valor: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("valor: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

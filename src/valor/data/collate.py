@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from valor.data.manifest import Record
+from valor.data.manifest import Question, Record
 from valor.processing.frames import normalise, shift
 from valor.processing.processor import Processor
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Batch, Modality, QuestionBatch, Sample
 
+_NEEDS = {"vision": Modality.VISION, "audio": Modality.AUDIO, "both": AUDIOVISUAL}
 _OWN_CAPTION = 0.6
 """How often a group is contrasted with a caption about exactly itself, where there are others."""
 
@@ -63,7 +64,7 @@ def collate_training(
             batch.caption_texts[group] = processor.encode_texts(written)
     single = (Modality.VISION, Modality.AUDIO)[int(rng.integers(2))]
     for group in (AUDIOVISUAL, single):
-        questions = _draw_questions(records, group, processor, rng)
+        questions = _draw_questions(records, samples, group, processor, rng)
         if questions is not None:
             batch.questions.append(questions)
     return batch
@@ -92,12 +93,16 @@ def _draw(pool: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def _draw_questions(
-    records: Sequence[Record], group: Modality, processor: Processor, rng: np.random.Generator
+    records: Sequence[Record],
+    samples: Sequence[Sample],
+    group: Modality,
+    processor: Processor,
+    rng: np.random.Generator,
 ) -> QuestionBatch | None:
-    """One question per record that the group's media can answer."""
+    """One question per record that the sample's media of the group can answer."""
     texts, answers = [], []
-    for record in records:
-        fitting = [q for q in record.questions if group == AUDIOVISUAL or q.needs == group.label]
+    for record, sample in zip(records, samples, strict=True):
+        fitting = [q for q in record.questions if _answerable(q, group, sample.available)]
         question = fitting[int(rng.integers(len(fitting)))] if fitting else None
         texts.append(question.text if question else "")
         answers.append(_draw(question.answers, rng) if question else "")
@@ -108,6 +113,13 @@ def _draw_questions(
         answer=processor.encode_texts(answers),
         group=group,
     )
+
+
+def _answerable(question: Question, group: Modality, available: Modality) -> bool:
+    """True if the sample has what the question needs and the group is to answer it."""
+    needed = _NEEDS.get(question.needs or "", Modality(0))
+    wanted = group in (AUDIOVISUAL, needed)
+    return wanted and needed in available and bool(available & group)
 
 
 def _stack(arrays: Sequence[np.ndarray | None]) -> tuple[Tensor | None, Tensor | None]:

@@ -86,10 +86,11 @@ def load_store(
         _fill(partial, records, processor, progress)
         partial.rename(cache)
     rows = json.loads((cache / "rows.json").read_text(encoding="utf-8"))
-    kept = [record for record in records if record.id not in rows["bad"]]
+    unreadable = {row for row, _ in rows["bad"]}
+    kept = [record for row, record in enumerate(records) if row not in unreadable]
     return SampleStore(
         records=kept,
-        bad=rows["bad"],
+        bad={records[row].id: reason for row, reason in rows["bad"]},
         pixels=np.load(cache / "pixels.npy", mmap_mode="r"),
         spectrograms=np.load(cache / "spectrograms.npy", mmap_mode="r"),
         num_frames=rows["num_frames"],
@@ -114,7 +115,7 @@ def _fill(
     pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
     shape = (len(records), sound.num_windows, sound.num_mels, sound.hops_per_window)
     spectrograms = np.lib.format.open_memmap(folder / "spectrograms.npy", "w+", np.float16, shape)
-    rows: dict = {"bad": {}, "num_frames": [], "num_windows": []}
+    rows: dict[str, list] = {"bad": [], "num_frames": [], "num_windows": []}
 
     def read(record: Record) -> Sample | MediaError:
         try:
@@ -123,9 +124,9 @@ def _fill(
             return error
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for done, (record, sample) in enumerate(zip(records, pool.map(read, records), strict=True)):
+        for done, sample in enumerate(pool.map(read, records)):
             if isinstance(sample, MediaError):
-                rows["bad"][record.id] = sample.reason
+                rows["bad"].append((done, sample.reason))
             else:
                 row = len(rows["num_frames"])
                 rows["num_frames"].append(_copy(sample.pixels, pixels[row]))

@@ -29,7 +29,9 @@ def find_recipe(name: str) -> TrainConfig:
             )
         module, function = "valor.recipes.tiny", name
     try:
-        recipe = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        config = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(f"no recipe {name!r}: {error}") from None
-    return recipe()
+    if not isinstance(config, TrainConfig):
+        raise UsageError(f"no recipe {name!r}: it returns {type(config).__name__}")
+    return config

@@ -1,7 +1,7 @@
 """The whole story on one page: render a world, train on it, evaluate, index, search, report.
 
-Every stage leaves its result in the folder and is skipped when it is there, so an interrupted demo
-goes on where it stopped. Examples are drawn by the seed, never chosen.
+Rendering and training leave their results in the folder and are not repeated; training goes on
+where it stopped. Examples are drawn by the seed, never chosen.
 """
 
 import json
@@ -22,6 +22,7 @@ from valor.evaluation.run import Outputs, collect, evaluate
 from valor.evaluation.world import add_truth, read_truth
 from valor.inference import VideoModel, load
 from valor.media.preview import spectrogram_png, thumbnail
+from valor.metrics.answering import exact_match
 from valor.recipes.tiny import tiny, tiny_quick
 from valor.search.library import Library
 from valor.training.loop import run
@@ -157,9 +158,10 @@ def _examples(model: VideoModel, outputs: Outputs, rng: np.random.Generator) -> 
         reference = next((c.text for c in record.captions if c.about == AUDIOVISUAL), "")
         said = outputs.answers.get(AUDIOVISUAL, [])
         answers = [
-            (question.text, answer, " or ".join(question.answers))
+            (question.text, answer, answer if right else " or ".join(question.answers))
             for (owner, question), answer in zip(outputs.questions, said, strict=True)
             if owner == row
+            for right in [exact_match(answer, question.answers)]
         ]
         examples.append(
             Example(

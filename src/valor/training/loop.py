@@ -4,6 +4,7 @@ Everything random is a function of seed and step, so running the same command ag
 the last state was written, with exactly the batches and masks of an uninterrupted run.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import closing
@@ -55,6 +56,21 @@ class TrainConfig:
                 f"processor.frames.image_px={frames.image_px} "
                 f"but model.vision.image_px={vision.image_px}"
             )
+        sound, audio = self.processor.spectrogram, self.model.audio
+        if (sound.num_mels, sound.hops_per_window) != (audio.num_mels, audio.hops_per_window):
+            raise ValueError(
+                f"processor.spectrogram gives {sound.num_mels} mels x {sound.hops_per_window} hops "
+                f"but model.audio takes {audio.num_mels} x {audio.hops_per_window}"
+            )
+        if max(frames.num_bursts, sound.num_windows) > self.model.max_positions:
+            raise ValueError(
+                f"more bursts or windows than max_positions={self.model.max_positions}"
+            )
+        if 2 * self.processor.max_text_length + 1 > self.model.text.max_length:
+            raise ValueError(
+                f"a question and its answer, 2 x max_text_length={self.processor.max_text_length}, "
+                f"exceed model.text.max_length={self.model.text.max_length}"
+            )
         if frames.frames_per_burst % vision.frames_per_patch:
             raise ValueError("processor.frames.frames_per_burst is no multiple of a patch's frames")
 
@@ -77,9 +93,13 @@ def run(
         ConfigError: If the folder holds a run of another configuration.
         ManifestError: If no record can be read.
     """
+    if not any(record.captions or record.questions for record in records):
+        raise ManifestError(
+            f"none of {len(records)} records has a caption or a question to train on"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, config)
-    processor = _processor(config, records, out)
+    _claim(out, config, records)
+    processor = _processor(config, records)
     model_config = evolve(config.model, {"text.vocab_size": processor.tokenizer.vocab_size})
     store = load_store(
         records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
@@ -108,9 +128,10 @@ def run(
     return out / "model"
 
 
-def _claim(out: Path, config: TrainConfig) -> None:
-    """Write the configuration, or check that the folder is a run of the same one."""
-    path = out / "config.json"
+def _claim(out: Path, config: TrainConfig, records: Sequence[Record]) -> None:
+    """Write configuration and data, or check that the folder is a run of the same ones."""
+    path, data = out / "config.json", out / "data.sha256"
+    digest = hashlib.sha256(repr(records).encode()).hexdigest() + "\n"
     if path.is_file():
         found = from_dict(TrainConfig, json.loads(path.read_text("utf-8")), where=str(path))
         if found != config:
@@ -118,11 +139,14 @@ def _claim(out: Path, config: TrainConfig) -> None:
                 f"{out} holds run {fingerprint(found)}, not {fingerprint(config)}; "
                 "choose another --out, or delete the folder"
             )
+        if data.read_text("utf-8") != digest:
+            raise ConfigError(f"{out} holds a run on other data; choose another --out")
     else:
+        data.write_text(digest, encoding="utf-8")
         path.write_text(to_json(config), encoding="utf-8")
 
 
-def _processor(config: TrainConfig, records: Sequence[Record], out: Path) -> Processor:
+def _processor(config: TrainConfig, records: Sequence[Record]) -> Processor:
     """Learn the vocabulary from the training texts; the same records give the same one."""
     texts = {caption.text for record in records for caption in record.captions}
     for record in records:

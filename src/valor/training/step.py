@@ -45,9 +45,12 @@ def backward(
         special: The tokenizer's special ids.
 
     Returns:
-        The value of every term and of their weighted sum, `loss`.
+        The value of every term and of their weighted sum, `loss`; nothing, and no gradient, for a
+        batch in which no row has what any objective needs.
     """
     terms = loss_terms(model, batch, config, special)
+    if not terms:
+        return {}
     loss = total(terms)
     loss.backward()
     return {"loss": loss.item(), **{name: term.value.item() for name, term in terms.items()}}

@@ -69,6 +69,7 @@ def render_world(
     Raises:
         ValorError: If the folder holds something else.
     """
+    out = out.resolve()
     description = json.dumps(asdict(world), indent=2) + "\n"
     note = out / "world.json"
     if note.is_file() and note.read_text(encoding="utf-8") == description:
