@@ -66,3 +66,9 @@ def test_every_block_of_the_readme_runs(demo):
                 assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
             else:
                 run(command, folder, environment)
+
+
+def test_every_file_that_the_readme_names_exists():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
