@@ -210,6 +210,14 @@ class Embeddings:
         """True for rows with at least one valid token."""
         return self.valid.any(dim=1)
 
+    def select(self, rows: Tensor) -> Embeddings:
+        """Pick rows, by index or by a mask."""
+        return Embeddings(
+            vectors=self.vectors[rows],
+            weight_logits=self.weight_logits[rows],
+            valid=self.valid[rows],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caption:

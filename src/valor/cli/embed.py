@@ -45,12 +45,13 @@ def main(argv: Sequence[str]) -> int:
         except MediaError as error:
             print(f"valor: {error}", file=sys.stderr)
             bad.append(str(path))
-    if rows:
-        partial = arguments.out.with_name(f"{arguments.out.name}.partial")
-        table = pa.Table.from_pylist(rows)
-        metadata = {"model": model.fingerprint}
-        parquet.write_table(table.replace_schema_metadata(metadata), partial)
-        partial.replace(arguments.out)
+    if not rows:
+        raise MediaError(str(arguments.out), "nothing_usable", "not written: no file gave a vector")
+    partial = arguments.out.with_name(f"{arguments.out.name}.partial")
+    table = pa.Table.from_pylist(rows)
+    metadata = {"model": model.fingerprint}
+    parquet.write_table(table.replace_schema_metadata(metadata), partial)
+    partial.replace(arguments.out)
     summary = {"out": str(arguments.out), "num_vectors": len(rows), "bad": bad}
     line = f"{len(rows)} vectors of {len(arguments.files) - len(bad)} files in {arguments.out}"
     print(json.dumps(summary) if arguments.json else line)

@@ -1,6 +1,7 @@
 """Progress on stderr: stage, bar, rate and time left."""
 
 import sys
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -29,13 +31,16 @@ class _Rate(ProgressColumn):
 class StageProgress:
     """A context manager to be called with `(stage, done, total)`; one bar per stage.
 
-    On a terminal the bars move; elsewhere each stage prints a line when it ends.
+    On a terminal the bars move; elsewhere each tenth of a stage prints a line.
     """
 
     def __init__(self) -> None:
         console = Console(stderr=True)
         self._live = console.is_terminal
-        self._tasks: dict[str, object] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._starts: dict[str, float] = {}
+        self._tenths: dict[str, int] = {}
+        self._last_end = time.perf_counter()
         self._progress = Progress(
             TextColumn("{task.description:>10}"),
             BarColumn(),
@@ -64,6 +69,14 @@ class StageProgress:
         task = self._tasks.get(stage)
         if task is None:
             task = self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(task, completed=done, total=total)  # pyright: ignore
-        if not self._live and done in (total, -(-total // 2)):
-            print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
+            self._starts[stage] = self._last_end
+        self._progress.update(task, completed=done, total=total)
+        if done == total:
+            self._last_end = time.perf_counter()
+        tenth = 10 * done // total
+        if not self._live and tenth > self._tenths.get(stage, 0):
+            self._tenths[stage] = tenth
+            elapsed_s = max(time.perf_counter() - self._starts[stage], 1e-3)
+            left_s = elapsed_s / done * (total - done)
+            rate = f"{done / elapsed_s:.1f}/s, {left_s:.0f} s left"
+            print(f"{stage}: {done} of {total}, {rate}", file=sys.stderr, flush=True)

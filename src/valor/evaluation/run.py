@@ -187,21 +187,13 @@ def score_captions(
     rows = [row for row, text in enumerate(first) if text and bool(present[row])]
     if not rows:
         return None
-    media = _rows(join(outputs.media, group), torch.tensor(rows))
+    media = join(outputs.media, group).select(torch.tensor(rows))
     texts = [str(first[row]) for row in rows]
     blocks = [
         similarity(model.embed_text(texts[i : i + _TEXTS_AT_ONCE]), media)
         for i in range(0, len(texts), _TEXTS_AT_ONCE)
     ]
     return Scores(matrix=torch.cat(blocks).numpy(), texts=texts, rows=rows)
-
-
-def _rows(embeddings: Embeddings, rows: torch.Tensor) -> Embeddings:
-    return Embeddings(
-        vectors=embeddings.vectors[rows],
-        weight_logits=embeddings.weight_logits[rows],
-        valid=embeddings.valid[rows],
-    )
 
 
 def retrieval(model: Embedder, outputs: Outputs) -> dict[str, Any]:
@@ -230,7 +222,7 @@ def pairs(outputs: Outputs) -> dict[str, Any]:
     rows = (audio.present & vision.present).nonzero().flatten()
     if len(rows) < 2:
         return {}
-    both = retrieval_report(similarity(_rows(audio, rows), _rows(vision, rows)).numpy())
+    both = retrieval_report(similarity(audio.select(rows), vision.select(rows)).numpy())
     return {
         "audio_to_vision": both["text_to_media"],
         "vision_to_audio": both["media_to_text"],

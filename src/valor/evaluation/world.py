@@ -69,8 +69,10 @@ def add_truth(
     by_caption: dict[str, dict[str, float]] = {}
     for about in MEDIA_GROUPS:
         for group in MEDIA_GROUPS:
+            if not about & group:
+                continue
             scores = score_captions(model, outputs, about=about, group=group)
-            if scores is None or not about & group:
+            if scores is None:
                 continue
             fits = _fits(scores, rows, group)
             r1 = expected_recall_at_k(scores.matrix, fits, 1)

@@ -11,7 +11,7 @@ from valor.config import configclass
 from valor.models.fusion import join, similarity
 from valor.models.valor import Encoded
 from valor.objectives.base import LossTerm
-from valor.types import MEDIA_GROUPS, Batch, Embeddings, Modality, TextBatch
+from valor.types import MEDIA_GROUPS, Batch, Modality, TextBatch
 
 
 @configclass
@@ -50,8 +50,8 @@ def align(encoded: Encoded, batch: Batch, config: AlignmentConfig) -> dict[str, 
         num_rows = int(rows.sum())
         if num_rows < 2:
             continue
-        media = _take(join(encoded.media, group), rows)
-        scores = similarity(_take(text, rows), media)
+        media = join(encoded.media, group).select(rows)
+        scores = similarity(text.select(rows), media)
         positive = same_text(batch.aligned_texts[group])[rows][:, rows]
         terms[f"align/{group.label}"] = LossTerm(
             value=contrastive_loss(scores, positive, encoded.log_scale),
@@ -94,11 +94,3 @@ def same_text(texts: TextBatch) -> Bool[Tensor, "rows rows"]:
     """True where two rows hold the same tokens."""
     ids = texts.token_ids.masked_fill(~texts.valid, -1)
     return (ids[:, None] == ids[None]).all(dim=-1)
-
-
-def _take(embeddings: Embeddings, rows: Tensor) -> Embeddings:
-    return Embeddings(
-        vectors=embeddings.vectors[rows],
-        weight_logits=embeddings.weight_logits[rows],
-        valid=embeddings.valid[rows],
-    )
