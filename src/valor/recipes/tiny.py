@@ -20,9 +20,9 @@ def tiny() -> TrainConfig:
     A patch covers four frames, three frames of the file apart, so that a single token sees motion,
     and its convolutions see a whole shape.
 
-    Cost: 7 minutes on two cores at 150 GFLOP/s (float32). Expected on the test pool of the world
-    with seed 0: R@1 at least 0.8 of what is possible for each group, nine of ten facts in captions
-    right, and four of five questions that need both modalities.
+    Cost: 8 to 9 minutes on two cores at 150 GFLOP/s (float32), 2 GiB. Measured on the test pool of
+    the world with seed 0: R@1 of vision 0.84, of audio and of both 1.00 of what is possible; colour,
+    motion and sound right in all captions, the shape in 62 %; 77 % of needs-both questions.
     """
     return TrainConfig(
         model=ValorConfig(
