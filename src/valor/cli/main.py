@@ -1,6 +1,7 @@
 """Entry point of `valor`: find the verb, run it, turn errors into one line and an exit code."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,17 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 1 for an error in the input, 2 for wrong usage.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    if words[0] == "--version":
-        print(importlib.import_module("valor").__version__)
-        return 0
     try:
-        return _run(words[0], words[1:])
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except ValorError as error:
         print(f"valor: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # Whoever reads has enough; Python must not complain when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"valor: {error}", file=sys.stderr)
         return 1
@@ -50,7 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(verb: str, argv: Sequence[str]) -> int:
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(importlib.import_module("valor").__version__)
+        return 0
+    verb, argv = words[0], words[1:]
     if verb not in VERBS:
         raise UsageError(f"unknown verb {verb!r}; there is {', '.join(VERBS)}")
     return importlib.import_module(f"valor.cli.{verb}").main(argv)

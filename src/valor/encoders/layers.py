@@ -37,8 +37,8 @@ def attend(
 ) -> Float[Tensor, "batch heads length head_dim"]:
     """Scaled dot-product attention, by whichever kernel is fastest here."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        # torch 2.13's fused kernel takes 2 to 6 times as long as plain products in this case,
-        # almost all of it in the backward (`benchmarks/bench_attention.py`).
+        # torch 2.13's fused kernel takes 1.7 to 8 times as long as plain products in this case
+        # (`benchmarks/bench_attention.py`).
         scores = (query * query.shape[-1] ** -0.5) @ source.key.transpose(-1, -2)
         if allowed is not None:
             scores = scores.masked_fill(~allowed, -1e9)

@@ -174,13 +174,12 @@ def _heard(slots: Slots, rng: np.random.Generator) -> str:
 
 
 def _both(slots: Slots, rng: np.random.Generator) -> str:
-    seen = {**slots}
     main = f"{slots['colour']} {slots['shape']}"
     motion = _say(rng, _MOTION_PHRASES[slots["motion"]])
     rhythm = _say(rng, _RHYTHM_PHRASES[slots["rhythm"]])
     sound = f"{slots['pitch']} {slots['timbre']}"
     source = slots.get("source")
-    companion = _companion(seen, rng, "silent " if source == "main" else "")
+    companion = _companion(slots, rng, "silent " if source == "main" else "")
     if source == "main":
         text = _say(
             rng,

@@ -5,6 +5,7 @@ colour with the heard timbre is held out for testing if its indices add up to a 
 a third of all combinations, with every pair of attributes still uniform among the others.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,7 +33,7 @@ FPS = 8
 SIZE_PX = 96
 SAMPLE_RATE_HZ = 16_000
 NUM_FRAMES = int(DURATION_S * FPS)
-PITCH_CLASSES = 3
+NUM_CLASSES = 3
 """Modulus of the rule for held-out combinations."""
 
 Level = Literal["duet", "full"]
@@ -123,12 +124,12 @@ def beats(voice: Voice) -> np.ndarray:
 
 def is_held_out(shape: str, colour: str, timbre: str) -> bool:
     """True for combinations that training never sees."""
-    return (visual_class(shape, colour) + TIMBRES.index(timbre)) % PITCH_CLASSES == 0
+    return (visual_class(shape, colour) + TIMBRES.index(timbre)) % NUM_CLASSES == 0
 
 
 def visual_class(shape: str, colour: str) -> int:
     """Decides, together with the timbre's class, whether a combination is held out."""
-    return (SHAPES.index(shape) + list(COLOURS).index(colour)) % PITCH_CLASSES
+    return (SHAPES.index(shape) + list(COLOURS).index(colour)) % NUM_CLASSES
 
 
 def draw_scene(seed: int, split: Literal["train", "val"], index: int, level: Level) -> Scene:
@@ -197,7 +198,7 @@ class _Deck:
         self._rng, self._cards = rng, cards
         self._left: list[tuple[str, str, str]] = []
 
-    def take(self, fits) -> tuple[str, str, str]:  # noqa: ANN001
+    def take(self, fits: Callable[[tuple[str, str, str]], bool]) -> tuple[str, str, str]:
         """Draw the next card that fits."""
         for cards in (self._left, self._shuffled()):
             for card in cards:
@@ -341,5 +342,7 @@ def _other_voice(rng: np.random.Generator, timbre: str) -> Voice:
     )
 
 
-def _pick(rng: np.random.Generator, options, weights=None) -> str:  # noqa: ANN001
+def _pick(
+    rng: np.random.Generator, options: Sequence[str], weights: Sequence[float] | None = None
+) -> str:
     return str(options[int(rng.choice(len(options), p=weights))])

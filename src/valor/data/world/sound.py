@@ -1,5 +1,6 @@
 """The sound of a scene: one stem per sounding actor and one of the ambience."""
 
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -68,7 +69,9 @@ def _note(timbre: str, hz: float) -> np.ndarray:
     return (sound / abs(sound).max()).astype(np.float32)
 
 
-def _partials(t, hz, multiples, *, decay_s, damping=0.0):  # noqa: ANN001, ANN202
+def _partials(
+    t: np.ndarray, hz: float, multiples: Iterable[float], *, decay_s: float, damping: float = 0.0
+) -> np.ndarray:
     """Sum of decaying sines; `damping` lets higher ones fade sooner."""
     sound = np.zeros_like(t)
     for multiple in multiples:
