@@ -39,7 +39,10 @@ def test_every_verb_explains_itself(verb, capsys):
         ["train", "tiny", "--data", "x", "--out", "y", "--num-stepz", "3"],
         ["train", "tiny", "--data", "x", "--out", "y", "--num-steps"],
         ["caption", "model", "file.mp4", "--using", "smell"],
+        ["caption", "model", "file.mp4", "--using", "text"],
         ["caption", "model", "file.mp4", "--usage", "vision"],
+        ["caption", "model"],
+        ["index", "library"],
         ["ask", "model"],
         ["search", "library", "words", "--by", "smell"],
         ["world", "paint"],
@@ -61,6 +64,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words, capsys, tmp_path, monkey
         ["search", "nowhere", "words"],
         ["train", "tiny", "--data", "nowhere.jsonl", "--out", "run"],
         ["evaluate", "nowhere", "--data", "x", "--out", "y"],
+        ["world", "render", "--out", "world", "--seed", "-1"],
+        ["world", "render", "--out", "world", "--num", "1", "--workers", "0"],
     ],
 )
 def test_a_missing_input_is_one_line_and_exit_code_1(words, capsys, tmp_path, monkeypatch):

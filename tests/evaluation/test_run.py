@@ -142,6 +142,22 @@ def test_a_slot_that_is_not_stated_is_wrong_but_no_hallucination(world):
     assert liar["hallucination_rate"]["all"] == 0.5
 
 
+def test_a_caption_without_words_is_wrong_and_a_missing_modality_is_left_out(world):
+    truth = next(row for row in read_truth(world).values() if row.layout == "solo")
+    mute = caption_truth(["", None], [truth, truth], Modality.VISION)
+    assert mute["slot_accuracy"] == {"colour": 0.0, "shape": 0.0, "motion": 0.0}
+    assert caption_truth([None], [truth], Modality.VISION)["slot_accuracy"] == {}
+
+
+def test_records_that_the_truth_does_not_know_are_refused(world, oracle):
+    records = read_manifest(world, split="test")
+    outputs = collect(oracle, records)
+    truth = read_truth(world)
+    del truth[records[0].id]
+    with pytest.raises(ManifestError, match=records[0].id):
+        add_truth(evaluate(oracle, records, outputs), oracle, outputs, truth)
+
+
 def test_data_without_truth_has_the_plain_figures(world, oracle, tmp_path):
     assert read_truth(tmp_path) is None
     report = evaluate(oracle, read_manifest(world, split="test"))

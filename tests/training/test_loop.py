@@ -81,6 +81,13 @@ def test_bad_files_are_counted_and_left_out(world, tmp_path):
         run(small_run(), [bad], tmp_path / "other")
 
 
+def test_an_id_that_stands_twice_is_refused_before_anything_is_written(world, tmp_path):
+    records = read_manifest(world, split="train")
+    with pytest.raises(ManifestError, match="stands 2 times"):
+        run(small_run(), [*records, records[0]], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_metrics_name_every_term(world, tmp_path):
     run(small_run(), read_manifest(world, split="train"), tmp_path)
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])

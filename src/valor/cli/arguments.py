@@ -16,12 +16,20 @@ T = TypeVar("T")
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 """A flag `--json`: machine-readable output on stdout."""
 
+
+def _media_group(label: str) -> Modality:
+    group = Modality.parse(label)
+    if Modality.TEXT in group:
+        raise UsageError(f"group {label!r}; use vision, audio or audiovisual")
+    return group
+
+
 Group = Annotated[
     Modality,
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="GROUP",
-        instance_from_str=lambda words: Modality.parse(words[0]),
+        instance_from_str=lambda words: _media_group(words[0]),
         is_instance=lambda value: isinstance(value, Modality),
         str_from_instance=lambda group: [group.label],
     ),
@@ -49,11 +57,15 @@ def parse(cls: type[T], argv: Sequence[str], *, verb: str) -> T:
     problem = io.StringIO()
     try:
         with contextlib.redirect_stderr(problem):
-            return tyro.cli(cls, args=list(argv), prog=f"valor {verb}")
+            arguments = tyro.cli(cls, args=list(argv), prog=f"valor {verb}")
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UsageError(_one_line(problem.getvalue())) from None
+    for name, value in vars(arguments).items():
+        if value == ():
+            raise UsageError(f"{name}: expected at least one")
+    return arguments
 
 
 def _one_line(box: str) -> str:

@@ -11,11 +11,10 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from valor.config import configclass
 from valor.encoders.layers import Attention, FeedForward, KeyValue
-from valor.types import Modality, TextBatch
+from valor.types import Modality
 
 
 @configclass
@@ -129,16 +128,21 @@ class TextTransformer(nn.Module):
         self.config = config
         self.word_embedding = nn.Embedding(config.vocab_size, config.dim)
         self.position_embedding = nn.Embedding(config.max_length, config.dim)
-        for embedding in (self.word_embedding, self.position_embedding):
-            nn.init.normal_(embedding.weight, std=0.02)
+        # The words are the decoder's output matrix too: this keeps the size of its signals.
+        nn.init.normal_(self.word_embedding.weight, std=config.dim**-0.5)
+        nn.init.normal_(self.position_embedding.weight, std=0.02)
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_layers))
 
+    @property
+    def cross_attentions(self) -> list[Attention]:
+        """Of every layer."""
+        return [layer.cross_attention for layer in self.layers if isinstance(layer, BertLayer)]
+
     def project(self, features: Float[Tensor, "batch tokens dim"]) -> list[KeyValue]:
         """Cross-attention keys and values of every layer."""
-        layers = [layer for layer in self.layers if isinstance(layer, BertLayer)]
-        return [layer.cross_attention.project(features) for layer in layers]
+        return [attention.project(features) for attention in self.cross_attentions]
 
     def forward(
         self,
@@ -171,16 +175,3 @@ def prefix_causal_mask(
     seen[:, :num_prefix] = True
     diagonal = torch.eye(length, dtype=torch.bool, device=valid.device)
     return ((seen & valid[:, None, :]) | diagonal)[:, None]
-
-
-def stack_texts(texts: Sequence[TextBatch]) -> TextBatch:
-    """Put the rows of several batches of texts one below the other."""
-    longest = max(text.token_ids.shape[1] for text in texts)
-
-    def pad(x: Tensor) -> Tensor:
-        return F.pad(x, (0, longest - x.shape[1]))
-
-    return TextBatch(
-        token_ids=torch.cat([pad(text.token_ids) for text in texts]),
-        valid=torch.cat([pad(text.valid) for text in texts]),
-    )

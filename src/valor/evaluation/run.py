@@ -46,8 +46,8 @@ class Outputs:
     missing: dict[str, str] = field(default_factory=dict[str, str])
     """Reason by id."""
     media: dict[Modality, Embeddings] = field(default_factory=dict[Modality, Embeddings])
-    captions: dict[Modality, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Empty where a record has none of the group's modalities."""
+    captions: dict[Modality, list[str | None]] = field(default_factory=lambda: defaultdict(list))
+    """None where a record has none of the group's modalities."""
     answers: dict[Modality, list[str]] = field(default_factory=lambda: defaultdict(list))
     """For every question of every record, in order."""
 
@@ -127,7 +127,7 @@ def _describe(model: Describer, outputs: Outputs, segments: list[Segment]) -> No
     ]
     for group in MEDIA_GROUPS:
         captions = model.describe(segments, using=group)
-        outputs.captions[group] += [caption.text for caption in captions]
+        outputs.captions[group] += [c.text if c.modalities_used else None for c in captions]
         if asked:
             answers = model.answer([s for s, _ in asked], [q for _, q in asked], using=group)
             outputs.answers[group] += [answer.text for answer in answers]
@@ -237,7 +237,7 @@ def captioning(outputs: Outputs) -> dict[str, Any]:
         for record, caption in zip(outputs.records, captions, strict=True):
             own = [c.text for c in record.captions if c.about == group]
             references = own or [c.text for c in record.captions if c.about == AUDIOVISUAL]
-            if caption and references:
+            if caption is not None and references:
                 rows.append((caption, references))
         if rows:
             report[group.label] = caption_report([c for c, _ in rows], [r for _, r in rows])

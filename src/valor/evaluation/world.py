@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from valor.data.world.language import AUDIO_SLOTS, VISION_SLOTS, caption_fits, parse_caption
+from valor.errors import ManifestError
 from valor.evaluation.run import Outputs, Scores, score_captions
 from valor.metrics.retrieval import expected_recall_at_k, oracle_recall_at_k
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Modality
@@ -64,7 +65,16 @@ def add_truth(
         model: Embeds captions.
         outputs: What the report was made from.
         truth: By id of the records.
+
+    Raises:
+        ManifestError: If a record is not in the truth.
     """
+    strange = [record.id for record in outputs.records if record.id not in truth]
+    if strange:
+        raise ManifestError(
+            f"{len(strange)} records, such as {strange[0]!r}, are not in the truth.jsonl beside the "
+            "manifest; move the manifest away from it, or render the world again"
+        )
     rows = [truth[record.id] for record in outputs.records]
     by_caption: dict[str, dict[str, float]] = {}
     for about in MEDIA_GROUPS:
@@ -111,12 +121,12 @@ def _correct(retrieval: dict[str, Any], scores: Scores, fits: np.ndarray) -> Non
 
 
 def caption_truth(
-    captions: Sequence[str], truth: Sequence[Truth], group: Modality
+    captions: Sequence[str | None], truth: Sequence[Truth], group: Modality
 ) -> dict[str, Any]:
     """Compare what captions state with what is true.
 
     Args:
-        captions: Generated; an empty one is left out, because its video lacks the modality.
+        captions: Generated; None is left out, because its video lacks the modality.
         truth: Of the same videos.
         group: What the captions were written from.
 
@@ -128,7 +138,7 @@ def caption_truth(
     right: dict[str, list[bool]] = {}
     untrue: dict[str, list[bool]] = {"all": [], "silent": [], "offscreen": []}
     for caption, row in zip(captions, truth, strict=True):
-        if not caption:
+        if caption is None:
             continue
         stated = parse_caption(caption)
         for slot in _SLOTS[group.label]:

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from valor.config import configclass
 from valor.encoders.audio import AstConfig, AudioTransformer
-from valor.encoders.text import BertConfig, Memory, TextTransformer, stack_texts
+from valor.encoders.text import BertConfig, Memory, TextTransformer
 from valor.encoders.vision import VisionTransformer, VitConfig
 from valor.models.decoder import Decoder, MemoryProjection
 from valor.models.fusion import AlignmentHead
 from valor.types import Batch, Embeddings, EncoderOutput, Modality, TextBatch, Tokens
 
 _MAX_LOG_SCALE = math.log(100.0)
+_LOOK_GAIN = 2.0
+"""An average over all media tokens is small; without this the decoder learns to ignore it first."""
 
 
 @configclass
@@ -80,6 +82,9 @@ class Valor(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         for part in (self.vision, self.audio, self.heads, self.memory_projections):
             part.apply(_initialise)
+        for layer in text.cross_attentions:
+            layer.apply(_initialise)
+            nn.init.xavier_uniform_(layer.output.weight, gain=_LOOK_GAIN)
 
     def forward(self, batch: Batch) -> Encoded:
         """Encode everything in a batch that objectives compare or describe."""
@@ -87,7 +92,7 @@ class Valor(nn.Module):
         describes = bool(batch.caption_texts or batch.questions)
         return Encoded(
             media=self.embed_media(outputs),
-            aligned_texts=self._encode_texts(batch.aligned_texts),
+            aligned_texts={g: self.encode_text(t) for g, t in batch.aligned_texts.items()},
             memory=self.remember(outputs) if describes and outputs else None,
             log_scale=self.log_scale.clamp(max=_MAX_LOG_SCALE),
         )
@@ -120,23 +125,6 @@ class Valor(nn.Module):
         """Embed every word of every text in the shared space."""
         features = self.decoder.text(texts.token_ids, texts.valid)
         return self.heads["text"](features, texts.valid)
-
-    def _encode_texts(self, texts: dict[Modality, TextBatch]) -> dict[Modality, Embeddings]:
-        """Encode the texts of all groups in one call."""
-        if not texts:
-            return {}
-        joined = self.encode_text(stack_texts(list(texts.values())))
-        num = len(texts)
-        parts = zip(
-            joined.vectors.chunk(num),
-            joined.weight_logits.chunk(num),
-            joined.valid.chunk(num),
-            strict=True,
-        )
-        return {
-            group: Embeddings(vectors=vectors, weight_logits=logits, valid=valid)
-            for group, (vectors, logits, valid) in zip(texts, parts, strict=True)
-        }
 
 
 def _initialise(module: nn.Module) -> None:

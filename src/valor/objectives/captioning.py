@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from valor.config import configclass
-from valor.encoders.text import stack_texts
 from valor.models.decoder import Decoder
 from valor.models.valor import Encoded
 from valor.objectives.base import LossTerm
@@ -52,31 +51,22 @@ def caption(
         One term per group that any row has.
     """
     memory = encoded.memory
-    if memory is None:
-        return {}
-    groups = [g for g in config.groups if g in batch.caption_texts and bool(memory.has(g).any())]
-    if not groups:
-        return {}
-    texts = stack_texts([batch.caption_texts[group] for group in groups])
-    chosen = choose_words(texts.valid, config.mask_fraction)
-    scored = chosen & torch.cat([memory.has(group) for group in groups])[:, None]
-    corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
-    hidden, _ = decoder(TextBatch(token_ids=corrupted, valid=texts.valid), memory, groups)
     terms: dict[str, LossTerm] = {}
-    parts = zip(
-        groups,
-        hidden.chunk(len(groups)),
-        texts.token_ids.chunk(len(groups)),
-        scored.chunk(len(groups)),
-        strict=True,
-    )
-    for group, states, token_ids, words in parts:
-        if bool(words.any()):
-            terms[f"caption/{group.label}"] = LossTerm(
-                value=F.cross_entropy(decoder.word_logits(states[words]), token_ids[words]),
-                weight=config.weight / len(config.groups),
-                num_rows=int(words.any(dim=1).sum()),
-            )
+    for group in config.groups:
+        if memory is None or group not in batch.caption_texts:
+            continue
+        texts = batch.caption_texts[group]
+        chosen = choose_words(texts.valid, config.mask_fraction)
+        scored = chosen & memory.has(group)[:, None]
+        if not bool(scored.any()):
+            continue
+        corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
+        hidden, _ = decoder(TextBatch(token_ids=corrupted, valid=texts.valid), memory, [group])
+        terms[f"caption/{group.label}"] = LossTerm(
+            value=F.cross_entropy(decoder.word_logits(hidden[scored]), texts.token_ids[scored]),
+            weight=config.weight / len(config.groups),
+            num_rows=int(scored.any(dim=1).sum()),
+        )
     return terms
 
 

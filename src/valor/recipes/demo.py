@@ -62,7 +62,7 @@ def demo(
         The content of `out/report.json`.
     """
     stages = Stages()
-    num, num_test = (400, 64) if quick else (4000, 256)
+    num, num_test = (400, 64) if quick else (6000, 256)
     world = World(num=num, num_val=0, num_test=num_test, seed=seed, level="duet")
     render_world(out / "world", world, progress=lambda *done: report("render", *done))
     stages.end("render")
@@ -170,7 +170,7 @@ def _examples(model: VideoModel, outputs: Outputs, rng: np.random.Generator) -> 
                 spectrogram=None
                 if sound is None
                 else spectrogram_png(sound, segment.sample_rate_hz, width=320, height=96),
-                captions={g.label: outputs.captions[g][row] for g in MEDIA_GROUPS},
+                captions={g.label: outputs.captions[g][row] or "" for g in MEDIA_GROUPS},
                 reference=reference,
                 answers=answers,
             )

@@ -64,15 +64,14 @@ def tiny() -> TrainConfig:
                 burst_step_s=0.375,
                 image_px=64,
                 normalise="unit",
-                max_shift_px=6,
             ),
             spectrogram=SpectrogramConfig(hops_per_window=400, num_windows=1),
             segment_s=4.0,
         ),
         objectives=ObjectivesConfig(answering=AnsweringConfig(mask_fraction=0.8)),
-        optim=OptimConfig(learning_rate=2e-3),
+        optim=OptimConfig(learning_rate=1e-3),
         batch_size=32,
-        num_steps=1400,
+        num_steps=1250,
     )
 
 

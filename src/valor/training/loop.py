@@ -6,6 +6,7 @@ the last state was written, with exactly the batches and masks of an uninterrupt
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -91,12 +92,16 @@ def run(
 
     Raises:
         ConfigError: If the folder holds a run of another configuration.
-        ManifestError: If no record can be read.
+        ManifestError: If no record can be read, or two have the same id.
     """
     if not any(record.captions or record.questions for record in records):
         raise ManifestError(
             f"none of {len(records)} records has a caption or a question to train on"
         )
+    counts = Counter(record.id for record in records)
+    if len(counts) < len(records):
+        twice, count = counts.most_common(1)[0]
+        raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config, records)
     processor = _processor(config, records)

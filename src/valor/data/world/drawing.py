@@ -90,8 +90,6 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.nda
     """Signed distance to the outline in pixels, negative inside."""
     if shape == "circle":
         return np.hypot(x, y) - 0.95 * r
-    if shape == "square":
-        return np.maximum(abs(x), abs(y)) - 0.82 * r
     if shape == "triangle":
         return np.maximum(y, abs(x) * 0.866 - y * 0.5) - 0.55 * r
     if shape == "cross":
@@ -100,9 +98,8 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.nda
         return np.minimum(across, np.maximum(abs(x) - thin, abs(y) - long))
     if shape == "ring":
         return abs(np.hypot(x, y) - 0.74 * r) - 0.24 * r
-    angle = np.arctan2(x, -y) * 5 / (2 * np.pi)
-    spike = 2 * abs(angle - np.round(angle))  # 0 on a tip of the star, 1 between two tips.
-    return (np.hypot(x, y) - (1.05 - 0.62 * spike) * r) * 0.7
+    wide, high = (1.1, 0.45) if shape == "bar" else (0.45, 1.1)  # The other one is a pillar.
+    return np.maximum(abs(x) - wide * r, abs(y) - high * r)
 
 
 def _background(background: Background) -> np.ndarray:

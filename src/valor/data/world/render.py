@@ -34,7 +34,7 @@ from valor.data.world.scene import (
 from valor.data.world.sound import mixture
 from valor.errors import ValorError
 
-_VERSION = 1
+_VERSION = 2
 _AUDIO_CHUNK = 1024
 
 
@@ -49,6 +49,12 @@ class World:
     seed: int
     level: Level
     version: int = _VERSION
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be rendered."""
+        for name in ("num", "num_val", "num_test", "seed"):
+            if getattr(self, name) < 0:
+                raise ValorError(f"{name}={getattr(self, name)}, wanted at least 0")
 
 
 def render_world(
@@ -67,8 +73,10 @@ def render_world(
         progress: Told how many of how many videos are done.
 
     Raises:
-        ValorError: If the folder holds something else.
+        ValorError: If the folder holds something else, or there are no workers.
     """
+    if workers is not None and workers < 1:
+        raise ValorError(f"workers={workers}, wanted at least 1")
     out = out.resolve()
     description = json.dumps(asdict(world), indent=2) + "\n"
     note = out / "world.json"

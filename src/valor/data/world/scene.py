@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+SHAPES = ("circle", "ring", "triangle", "cross", "bar", "pillar")
 COLOURS = {
     "red": (224, 48, 48),
     "green": (56, 184, 72),
@@ -256,7 +256,7 @@ def _others(rng: np.random.Generator, main: Actor, scene: Scene) -> list[Actor]:
         others.append(
             replace(
                 actor,
-                radius_px=float(rng.uniform(11, 13)),
+                radius_px=float(rng.uniform(12, 14)),
                 centre_px=(float(x), float(y)),
                 reach_px=10.0,
                 on_screen=scene.level == "duet" or bool(rng.random() < 0.8),
@@ -272,13 +272,13 @@ def _draw_actor(
     motions: tuple[str, ...],
 ) -> Actor:
     reach = float(rng.uniform(18, 24))
-    free = SIZE_PX / 2 - 22 - reach
+    free = SIZE_PX / 2 - 24 - reach
     x, y = SIZE_PX / 2 + rng.uniform(-1, 1, size=2) * max(free, 0.0)
     return Actor(
         shape=_pick(rng, shapes),
         colour=_pick(rng, colours),
         motion=_pick(rng, motions),
-        radius_px=float(rng.uniform(15, 18)),
+        radius_px=float(rng.uniform(16, 19)),
         centre_px=(float(x), float(y)),
         reach_px=reach,
         turns=float(rng.choice([-1, 1]) * rng.uniform(1.5, 2.0)),
