@@ -64,8 +64,6 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words, capsys, tmp_path, monkey
         ["search", "nowhere", "words"],
         ["train", "tiny", "--data", "nowhere.jsonl", "--out", "run"],
         ["evaluate", "nowhere", "--data", "x", "--out", "y"],
-        ["world", "render", "--out", "world", "--seed", "-1"],
-        ["world", "render", "--out", "world", "--num", "1", "--workers", "0"],
     ],
 )
 def test_a_missing_input_is_one_line_and_exit_code_1(words, capsys, tmp_path, monkeypatch):
@@ -74,6 +72,13 @@ def test_a_missing_input_is_one_line_and_exit_code_1(words, capsys, tmp_path, mo
     captured = capsys.readouterr()
     assert len(lines(captured.err)) == 1
     assert "nowhere" in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["--seed", "-1"], ["--num", "-1"], ["--workers", "0"]])
+def test_a_world_that_cannot_be_rendered_is_refused(words, capsys, tmp_path):
+    assert main(["world", "render", "--out", str(tmp_path / "world"), *words]) == 1
+    assert len(lines(capsys.readouterr().err)) == 1
     assert not list(tmp_path.iterdir())
 
 

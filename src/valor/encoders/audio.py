@@ -28,6 +28,7 @@ class AstConfig:
     num_layers: int = 12
     num_heads: int = 12
     mlp_dim: int = 3072
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
@@ -60,10 +61,10 @@ class AudioTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.randn(config.dim) * 0.02)
         self.position = nn.Parameter(torch.randn(1 + config.num_patches, config.dim) * 0.02)
         self.blocks = nn.ModuleList(
-            PreNormBlock(config.dim, config.num_heads, config.mlp_dim)
+            PreNormBlock(config.dim, config.num_heads, config.mlp_dim, norm_eps=config.norm_eps)
             for _ in range(config.num_layers)
         )
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
 
     def forward(
         self,

@@ -1,6 +1,7 @@
 """Attention and feed-forward layers shared by all encoders and the decoder."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -81,16 +82,30 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+Activation = Literal["gelu", "quick_gelu"]
+"""`quick_gelu` is CLIP's approximation, x * sigmoid(1.702 x)."""
+
+
+class QuickGelu(nn.Module):
+    """CLIP's approximation of GELU."""
+
+    def forward(self, x: Float[Tensor, "*sizes"]) -> Float[Tensor, "*sizes"]:
+        """Apply it to every element."""
+        return x * (1.702 * x).sigmoid()
+
+
 class FeedForward(nn.Sequential):
-    """Two linear layers with GELU between them.
+    """Two linear layers with a non-linearity between them.
 
     Args:
         dim: Width in and out.
         hidden_dim: Width between the layers.
+        activation: The non-linearity.
     """
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
+    def __init__(self, dim: int, hidden_dim: int, activation: Activation = "gelu") -> None:
+        between = nn.GELU() if activation == "gelu" else QuickGelu()
+        super().__init__(nn.Linear(dim, hidden_dim), between, nn.Linear(hidden_dim, dim))
 
 
 class PreNormBlock(nn.Module):
@@ -100,14 +115,24 @@ class PreNormBlock(nn.Module):
         dim: Width of the tokens.
         num_heads: Number of attention heads.
         mlp_dim: Width inside the feed-forward layer.
+        norm_eps: Added to variances.
+        activation: Of the feed-forward layer.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        *,
+        norm_eps: float = 1e-5,
+        activation: Activation = "gelu",
+    ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
+        self.attention_norm = nn.LayerNorm(dim, eps=norm_eps)
         self.attention = Attention(dim, num_heads)
-        self.mlp_norm = nn.LayerNorm(dim)
-        self.mlp = FeedForward(dim, mlp_dim)
+        self.mlp_norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim, mlp_dim, activation)
 
     def forward(
         self,

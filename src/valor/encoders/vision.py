@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from valor.config import configclass
-from valor.encoders.layers import PreNormBlock
+from valor.encoders.layers import Activation, PreNormBlock
 from valor.types import EncoderOutput, Tokens
 
 
@@ -38,6 +38,10 @@ class VitConfig:
     temporal_layers: int = 0
     """How many of the last layers attend over all frames; the others see one burst each."""
     max_bursts: int = 32
+    pre_norm: bool = False
+    """Normalise the embedded patches before the first layer, as CLIP does."""
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
@@ -75,11 +79,20 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.randn(config.dim) * 0.02)
         self.patch_position = nn.Parameter(torch.randn(1 + config.num_patches, config.dim) * 0.02)
         self.time_position = nn.Parameter(torch.randn(config.max_bursts, config.dim) * 0.02)
+        self.pre_norm = (
+            nn.LayerNorm(config.dim, eps=config.norm_eps) if config.pre_norm else nn.Identity()
+        )
         self.blocks = nn.ModuleList(
-            PreNormBlock(config.dim, config.num_heads, config.mlp_dim)
+            PreNormBlock(
+                config.dim,
+                config.num_heads,
+                config.mlp_dim,
+                norm_eps=config.norm_eps,
+                activation=config.activation,
+            )
             for _ in range(config.num_layers)
         )
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
 
     def forward(
         self,
@@ -101,7 +114,7 @@ class VisionTransformer(nn.Module):
         stacked = pixels.reshape(batch * bursts, -1, *pixels.shape[3:])
         x = self.patch_embedding(stacked).flatten(2).transpose(1, 2).unflatten(0, (batch, bursts))
         x = torch.cat([self.cls_token.expand(batch, bursts, 1, -1).to(x.dtype), x], dim=2)
-        x = x + self.patch_position + self.time_position[:bursts, None]
+        x = self.pre_norm(x + self.patch_position + self.time_position[:bursts, None])
         per_burst = x.shape[2]
         valid = frame_valid.view(batch, bursts, -1).all(dim=2)
         token_valid = valid[:, :, None].expand(-1, -1, per_burst).flatten(1)

@@ -72,8 +72,8 @@ def add_truth(
     strange = [record.id for record in outputs.records if record.id not in truth]
     if strange:
         raise ManifestError(
-            f"{len(strange)} records, such as {strange[0]!r}, are not in the truth.jsonl beside the "
-            "manifest; move the manifest away from it, or render the world again"
+            f"{len(strange)} records, such as {strange[0]!r}, are not in the truth.jsonl beside "
+            "the manifest; move the manifest away from it, or render the world again"
         )
     rows = [truth[record.id] for record in outputs.records]
     by_caption: dict[str, dict[str, float]] = {}

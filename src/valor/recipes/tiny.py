@@ -71,7 +71,7 @@ def tiny() -> TrainConfig:
         objectives=ObjectivesConfig(answering=AnsweringConfig(mask_fraction=0.8)),
         optim=OptimConfig(learning_rate=1e-3),
         batch_size=32,
-        num_steps=1250,
+        num_steps=1150,
     )
 
 

@@ -98,7 +98,7 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.nda
         return np.minimum(across, np.maximum(abs(x) - thin, abs(y) - long))
     if shape == "ring":
         return abs(np.hypot(x, y) - 0.74 * r) - 0.24 * r
-    wide, high = (1.1, 0.45) if shape == "bar" else (0.45, 1.1)  # The other one is a pillar.
+    wide, high = (1.0, 0.42) if shape == "bar" else (0.42, 1.0)  # The other one is a pillar.
     return np.maximum(abs(x) - wide * r, abs(y) - high * r)
 
 

@@ -1,0 +1,105 @@
+"""Encoder states equal those of the released implementation, in float32."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from valor.checkpoints.released import ast, clip_vision, video_swin
+from valor.encoders.audio import AstConfig, AudioTransformer
+from valor.encoders.swin import VideoSwinConfig, VideoSwinTransformer
+from valor.encoders.vision import VisionTransformer, VitConfig
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "official"
+FOLDERS = sorted(path.name for path in GOLDEN.iterdir())
+
+
+def read(name):
+    folder = GOLDEN / name
+    sizes = json.loads((folder / "config.json").read_text())["architecture"]
+    weights = load_file(folder / "official_state_dict.safetensors")
+    return sizes, weights, load_file(folder / "io.safetensors")
+
+
+def loaded(module, weights):
+    module.load_state_dict(weights)
+    return module.eval()
+
+
+def all_there(inputs):
+    return torch.ones(inputs.shape[:2], dtype=torch.bool)
+
+
+def vision_encoder(sizes, weights):
+    if sizes["kind"] == "clip_vit":
+        config = VitConfig(
+            image_px=sizes["resolution"],
+            patch_px=sizes["patch"],
+            dim=sizes["width"],
+            num_layers=sizes["layers"],
+            num_heads=sizes["heads"],
+            mlp_dim=4 * sizes["width"],
+            pre_norm=True,
+            activation=sizes["activation"],
+            norm_eps=sizes["norm_eps"],
+        )
+        return loaded(VisionTransformer(config), clip_vision(weights))
+    config = VideoSwinConfig(
+        image_px=sizes["resolution"],
+        embed_dim=sizes["embed_dim"],
+        depths=tuple(sizes["depths"]),
+        num_heads=tuple(sizes["heads"]),
+        window=tuple(sizes["window"]),
+    )
+    return loaded(VideoSwinTransformer(config), video_swin(weights))
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_vision_states_are_the_released_ones(name):
+    sizes, weights, io = read(name)
+    encoder = vision_encoder(sizes["vision"], weights)
+    pixels = io["in.video_pixels"]
+    with torch.no_grad():
+        tokens = encoder(pixels, all_there(pixels)).tokens.features
+    wanted = io["out.video_hidden"]
+    torch.testing.assert_close(tokens.view(wanted.shape), wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_audio_states_are_the_released_ones(name):
+    sizes, weights, io = read(name)
+    sizes = sizes["audio"]
+    config = AstConfig(
+        num_mels=sizes["mel_bins"],
+        hops_per_window=sizes["hops"],
+        patch_mels=sizes["patch"],
+        patch_hops=sizes["patch"],
+        dim=sizes["width"],
+        num_layers=sizes["layers"],
+        num_heads=sizes["heads"],
+        mlp_dim=sizes["feed_forward"],
+        norm_eps=sizes["norm_eps"],
+    )
+    encoder = loaded(AudioTransformer(config), ast(weights))
+    sound = io["in.audio_spectrograms"]
+    with torch.no_grad():
+        tokens = encoder(sound, all_there(sound)).tokens.features
+    wanted = io["out.audio_hidden"]
+    torch.testing.assert_close(tokens.view(wanted.shape), wanted, atol=1e-4, rtol=0)
+
+
+def test_videos_of_different_length_do_not_touch_each_other():
+    torch.manual_seed(0)
+    config = VideoSwinConfig(
+        image_px=32, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window=(2, 4, 4)
+    )
+    encoder = VideoSwinTransformer(config).eval()
+    pixels = torch.randn(3, 5, 3, 32, 32)
+    valid = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    with torch.no_grad():
+        together = encoder(pixels, valid).summary.features
+        alone = encoder(pixels[:1, :3], valid[:1, :3]).summary.features
+    torch.testing.assert_close(together[:1, :3], alone)
+    assert encoder(pixels, valid).summary.valid.equal(valid)
