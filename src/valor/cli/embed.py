@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from valor.cli.arguments import Json, parse
-from valor.errors import MediaError
+from valor.errors import MediaError, ValorError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class Arguments:
 def main(argv: Sequence[str]) -> int:
     """Run the verb; a file that cannot be embedded is reported and makes the exit code 1."""
     arguments = parse(Arguments, argv, verb="embed")
+    if not arguments.out.resolve().parent.is_dir():
+        raise ValorError(f"--out {arguments.out}: its folder is not there; make it first")
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -5,15 +5,15 @@ that happens to be there would not be the score of the set.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
-from valor.errors import ValorError
+from valor.cli.arguments import Json, parse
+from valor.errors import UsageError, ValorError
 from valor.metrics import answering, captioning, retrieval
 
 _ID_FIELDS = ("image_id", "video_id", "question_id", "id")
@@ -21,8 +21,6 @@ _CAPTION_FIELDS = ("caption", "captions", "desc")
 _ANSWER_FIELDS = ("answer", "answers")
 _TYPE_FIELDS = ("type", "question_type")
 _VQA_ANNOTATORS = 10
-
-Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +107,10 @@ class Answers:
         return report
 
 
-def main(argv: list[str]) -> int:
+_KINDS = {"captions": Captions, "retrieval": Retrieval, "answers": Answers}
+
+
+def main(argv: Sequence[str]) -> int:
     """Run `valor score captions|retrieval|answers` and print the report.
 
     Args:
@@ -120,15 +121,18 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ValorError: If a file cannot be read or does not fit the others; names file and field.
+        UsageError: If the arguments are wrong.
+        SystemExit: With code 0, after `--help`.
     """
-    verbs: dict[str, Callable[..., Captions | Retrieval | Answers]] = {
-        "captions": Captions,
-        "retrieval": Retrieval,
-        "answers": Answers,
-    }
-    arguments = tyro.extras.subcommand_cli_from_dict(
-        verbs, prog="valor score", description="Score files of predictions.", args=argv
-    )
+    kind = argv[0] if argv else ""
+    if kind in ("-h", "--help"):
+        print(f"usage: valor score {{{','.join(_KINDS)}}} ...\n")
+        print("\n".join(f"  {name:<11}{cls.__doc__}" for name, cls in _KINDS.items()))
+        print("\nvalor score KIND --help explains the options.")
+        raise SystemExit(0)
+    if kind not in _KINDS:
+        raise UsageError(f"valor score: unknown kind {kind!r}; use {', '.join(_KINDS)}")
+    arguments = parse(_KINDS[kind], argv[1:], verb=f"score {kind}")
     report = arguments.score()
     print(json.dumps(report, indent=2) if arguments.as_json else _table(report))
     return 0

@@ -138,7 +138,7 @@ class PreNormBlock(nn.Module):
         self,
         x: Float[Tensor, "batch tokens dim"],
         *,
-        allowed: Bool[Tensor, "#batch 1 1 tokens"] | None = None,
+        allowed: Bool[Tensor, "#batch 1 #tokens tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """Mix the tokens of each row."""
         normed = self.attention_norm(x)

@@ -8,6 +8,8 @@ Source: VALOR (arXiv 2304.08345) 3.3, equations 1-3; upstream `model/pretrain.py
 padded positions can never win the maximum.
 """
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -73,7 +75,12 @@ def token_weights(embeddings: Embeddings) -> Float[Tensor, "batch tokens"]:
     return logits.softmax(dim=-1) * embeddings.valid
 
 
-def similarity(text: Embeddings, media: Embeddings) -> Float[Tensor, "texts items"]:
+def similarity(
+    text: Embeddings,
+    media: Embeddings,
+    *,
+    padded_words: Literal["excluded", "zero"] = "excluded",
+) -> Float[Tensor, "texts items"]:
     """Fine-grained weighted similarity of every text with every item.
 
     Half the weighted mean over words of the best-matching media token, plus half the weighted mean
@@ -82,6 +89,8 @@ def similarity(text: Embeddings, media: Embeddings) -> Float[Tensor, "texts item
     Args:
         text: Word vectors of the texts; any modality can stand in for text, as a query by sound.
         media: Token vectors of the items, possibly joined from several modalities.
+        padded_words: `zero` lets a padded position count as a match of similarity 0, as the
+            released code does; for comparisons with it only.
 
     Returns:
         One score per pair. A row without any valid token scores exactly 0 with everything.
@@ -92,8 +101,9 @@ def similarity(text: Embeddings, media: Embeddings) -> Float[Tensor, "texts item
     cosine = torch.einsum("twe,mne->tmwn", text.vectors, media.vectors)
     word_valid = text.valid[:, None, :, None]
     token_valid = media.valid[None, :, None, :]
-    best_token = cosine.masked_fill(~token_valid, _NEVER).amax(dim=3)
-    best_word = cosine.masked_fill(~word_valid, _NEVER).amax(dim=2)
+    padded = _NEVER if padded_words == "excluded" else 0.0
+    best_token = cosine.masked_fill(~token_valid, padded).amax(dim=3)
+    best_word = cosine.masked_fill(~word_valid, padded).amax(dim=2)
     from_text = torch.einsum("tw,tmw->tm", token_weights(text), best_token)
     from_media = torch.einsum("mn,tmn->tm", token_weights(media), best_word)
     both_present = text.present[:, None] & media.present[None, :]

@@ -1,13 +1,14 @@
 """Weights of the released VALOR implementation under our names.
 
 Each part has an explicit map from released names to ours; a released weight that no rule takes, and
-one of ours that no rule gives, is an error of whoever converts. So far the three media encoders are
-mapped.
+one of ours that no rule gives, is an error of whoever converts. So far these are the parts
+that all arrangements share; the whole model follows.
 
 Source: upstream `model/clip.py`, `model/videoswin.py`, `model/transformer.py`, `model/modeling.py`.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +46,31 @@ def clip_vision(released: Mapping[str, Tensor], prefix: str = "clip_model.visual
     dim = weights["cls_token"].shape[0]
     weights["patch_embedding.bias"] = torch.zeros(dim)
     weights["time_position"] = torch.zeros(32, dim)
+    return weights
+
+
+def clip_text(released: Mapping[str, Tensor], prefix: str = "clip_model.") -> Weights:
+    """CLIP's text tower as a `ClipTextTransformer`, without its projection.
+
+    Args:
+        released: The whole state dict.
+        prefix: Of the tower.
+
+    Returns:
+        Weights by our name.
+    """
+    names = {
+        "token_embedding.weight": "word_embedding.weight",
+        "positional_embedding": "position",
+        **_both("ln_final", "norm"),
+    }
+    weights: Weights = {}
+    for name, tensor in _below(released, prefix).items():
+        if name in names:
+            weights[names[name]] = tensor
+        elif name.startswith("transformer.resblocks."):
+            _, _, index, rest = name.split(".", 3)
+            _clip_block(weights, f"blocks.{index}.", rest, tensor)
     return weights
 
 
@@ -142,6 +168,114 @@ def ast(released: Mapping[str, Tensor]) -> Weights:
             value = layers[f"{index}.attention.linears.2.{kind}"]
             weights[f"blocks.{index}.attention.key_value.{kind}"] = torch.cat([tensor, value])
     return weights
+
+
+def bert(released: Mapping[str, Tensor], prefix: str = "multimodal_encoder.") -> Weights:
+    """BERT with concatenated cross-attention as a `TextTransformer`.
+
+    Every token is of the first type, so that its embedding becomes part of the position's. The
+    pooler is used by nothing.
+
+    Args:
+        released: The whole state dict.
+        prefix: Of the tower.
+
+    Returns:
+        Weights by our name.
+    """
+    theirs = _below(released, prefix)
+    embeddings = _below(theirs, "embeddings.")
+    kind = embeddings["token_type_embeddings.weight"][0]
+    weights = {
+        "word_embedding.weight": embeddings["word_embeddings.weight"],
+        "position_embedding.weight": embeddings["position_embeddings.weight"] + kind,
+        "norm.weight": embeddings["LayerNorm.weight"],
+        "norm.bias": embeddings["LayerNorm.bias"],
+    }
+    names = {
+        **_both("attention.self.query", "attention.query"),
+        **_both("attention.output.dense", "attention.output"),
+        **_both("attention.output.LayerNorm", "attention_norm"),
+        **_both("cross_attn.cross.query", "cross_attention.query"),
+        **_both("cross_attn.output.dense", "cross_attention.output"),
+        **_both("cross_attn.output.LayerNorm", "cross_norm"),
+        **_both("intermediate.dense", "mlp.0"),
+        **_both("output.dense", "mlp.2"),
+        **_both("output.LayerNorm", "mlp_norm"),
+    }
+    packed = {"attention.self.": "attention", "cross_attn.cross.": "cross_attention"}
+    layers = _below(theirs, "encoder.layer.")
+    for name, tensor in layers.items():
+        index, rest = name.split(".", 1)
+        if rest in names:
+            weights[f"layers.{index}.{names[rest]}"] = tensor
+        for there, here in packed.items():
+            if rest.startswith(f"{there}key."):
+                part = rest.rpartition(".")[2]
+                value = layers[f"{index}.{there}value.{part}"]
+                weights[f"layers.{index}.{here}.key_value.{part}"] = torch.cat([tensor, value])
+    return weights
+
+
+def decoder(released: Mapping[str, Tensor]) -> Weights:
+    """The shared BERT with its word head as a `Decoder`.
+
+    Args:
+        released: The whole state dict.
+
+    Returns:
+        Weights by our name.
+    """
+    return {
+        **{f"text.{name}": tensor for name, tensor in bert(released).items()},
+        "transform.weight": released["cls.dense.weight"],
+        "transform.bias": released["cls.dense.bias"],
+        "norm.weight": released["cls.layernorm.weight"],
+        "norm.bias": released["cls.layernorm.bias"],
+        "bias": released["cls.decoder.bias"],
+    }
+
+
+def alignment_head(
+    released: Mapping[str, Tensor], modality: Literal["text", "video", "audio"]
+) -> Weights:
+    """Projection and weight scorer of fine-grained contrast as an `AlignmentHead`.
+
+    Args:
+        released: The whole state dict.
+        modality: As upstream calls it.
+
+    Returns:
+        Weights by our name.
+    """
+    scorer = _below(released, f"{modality}_fine_weight.")
+    return {
+        "projection.weight": released[f"contra_head_{modality[0]}.linear.weight"],
+        **{f"scorer.{name}": tensor for name, tensor in scorer.items()},
+    }
+
+
+def memory_projection(
+    released: Mapping[str, Tensor], modality: Literal["video", "audio"]
+) -> Weights:
+    """A modality's way to the decoder as a `MemoryProjection`, where the widths differ.
+
+    Args:
+        released: The whole state dict.
+        modality: As upstream calls it.
+
+    Returns:
+        Weights by our name.
+    """
+    change = _below(released, f"hidden_trans_{modality}_multimodal.")
+    return {
+        "projection.weight": change["0.weight"],
+        "projection.bias": change["0.bias"],
+        "norm.weight": change["1.weight"],
+        "norm.bias": change["1.bias"],
+        "position": released[f"{modality}_frame_embedding"][0],
+        "modality": released[f"{modality}_type_embeddings"][0, 0],
+    }
 
 
 def _below(released: Mapping[str, Tensor], prefix: str) -> Weights:

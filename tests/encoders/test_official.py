@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import normalize
 
-from valor.checkpoints.released import ast, clip_vision, video_swin
+from valor.checkpoints.official import ast, clip_text, clip_vision, video_swin
 from valor.encoders.audio import AstConfig, AudioTransformer
-from valor.encoders.swin import VideoSwinConfig, VideoSwinTransformer
+from valor.encoders.clip_text import ClipTextConfig, ClipTextTransformer, last_token
+from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
 from valor.encoders.vision import VisionTransformer, VitConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "official"
@@ -88,6 +90,24 @@ def test_audio_states_are_the_released_ones(name):
         tokens = encoder(sound, all_there(sound)).tokens.features
     wanted = io["out.audio_hidden"]
     torch.testing.assert_close(tokens.view(wanted.shape), wanted, atol=1e-4, rtol=0)
+
+
+def test_clip_texts_are_the_released_ones():
+    sizes, weights, io = read("clip_text_coarse")
+    sizes = sizes["text"]
+    config = ClipTextConfig(
+        vocab_size=weights["clip_model.token_embedding.weight"].shape[0],
+        max_length=sizes["context"],
+        dim=sizes["width"],
+        num_layers=sizes["layers"],
+        num_heads=sizes["heads"],
+    )
+    encoder = loaded(ClipTextTransformer(config), clip_text(weights))
+    ids = io["in.text_tokens"]
+    with torch.no_grad():
+        summary = last_token(encoder(ids, ids != 0), ids)
+    vectors = normalize(summary @ weights["clip_model.text_projection"], dim=-1)
+    torch.testing.assert_close(vectors, io["out.feat_t"], atol=1e-4, rtol=0)
 
 
 def test_videos_of_different_length_do_not_touch_each_other():
