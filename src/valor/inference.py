@@ -211,16 +211,14 @@ class VideoModel:
         outputs = self.valor.encode_media(
             collate_media([seen[row] for row in rows], self.processor)
         )
-        prompt = (
-            self.processor.encode_texts([questions[row] for row in rows]) if questions else None
-        )
+        asked = self.processor.encode_texts([questions[row] for row in rows]) if questions else None
         tokenizer = self.processor.tokenizer
         generated = generate(
             self.valor.decoder,
             self.valor.remember(outputs),
             using,
             special=tokenizer.special,
-            prompt=prompt,
+            question=asked,
             num_beams=1 if questions else 3,
             max_tokens=self.processor.config.max_text_length,
         )

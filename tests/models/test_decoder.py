@@ -17,8 +17,9 @@ def test_no_word_depends_on_later_words_by_gradient():
     inputs = []
     original = model.decoder.text.embed
 
-    def embed(token_ids, positions):
-        x = original(token_ids, positions).detach().requires_grad_()
+    def embed(token_ids, valid, *, num_prefix=0, num_past=0):
+        x = original(token_ids, valid, num_prefix=num_prefix, num_past=num_past)
+        x = x.detach().requires_grad_()
         inputs.append(x)
         return x
 

@@ -42,7 +42,7 @@ def test_the_cache_changes_nothing():
         for prompt in (None, texts(4, 5, short=2, seed=seed)):
             memory = remembered(model, batch)
             cached = generate(
-                model.decoder, memory, AUDIOVISUAL, special=SPECIAL, prompt=prompt, max_tokens=6
+                model.decoder, memory, AUDIOVISUAL, special=SPECIAL, question=prompt, max_tokens=6
             ).token_ids
             plain = uncached_greedy(model, memory, prompt, 6)
             for ours, expected in zip(cached, plain, strict=True):

@@ -37,6 +37,7 @@ def released_decoder(golden):
         num_heads=sizes["heads"],
         mlp_dim=sizes["feed_forward"],
         norm_eps=sizes["norm_eps"],
+        marks_prompts=True,
     )
     model = Decoder(TextTransformer(config))
     model.load_state_dict(decoder(golden[0]))

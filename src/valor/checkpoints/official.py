@@ -170,7 +170,12 @@ def ast(released: Mapping[str, Tensor]) -> Weights:
     return weights
 
 
-def bert(released: Mapping[str, Tensor], prefix: str = "multimodal_encoder.") -> Weights:
+def bert(
+    released: Mapping[str, Tensor],
+    prefix: str = "multimodal_encoder.",
+    *,
+    marks_prompts: bool = True,
+) -> Weights:
     """BERT with concatenated cross-attention as a `TextTransformer`.
 
     Every token is of the first type, so that its embedding becomes part of the position's. The
@@ -179,6 +184,7 @@ def bert(released: Mapping[str, Tensor], prefix: str = "multimodal_encoder.") ->
     Args:
         released: The whole state dict.
         prefix: Of the tower.
+        marks_prompts: Whether ours has a mark for prompts, as every released model does.
 
     Returns:
         Weights by our name.
@@ -192,6 +198,8 @@ def bert(released: Mapping[str, Tensor], prefix: str = "multimodal_encoder.") ->
         "norm.weight": embeddings["LayerNorm.weight"],
         "norm.bias": embeddings["LayerNorm.bias"],
     }
+    if marks_prompts:
+        weights["prompt_mark"] = embeddings["prompt_embedding.weight"][0]
     names = {
         **_both("attention.self.query", "attention.query"),
         **_both("attention.output.dense", "attention.output"),

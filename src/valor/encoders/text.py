@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from valor.config import configclass
 from valor.encoders.layers import Attention, FeedForward, KeyValue
-from valor.types import Modality
+from valor.types import Modality, TextBatch
 
 
 @configclass
@@ -30,6 +30,9 @@ class BertConfig:
     mlp_dim: int = 3072
     dropout: float = 0.1
     norm_eps: float = 1e-12
+    marks_prompts: bool = False
+    """Mark the tokens of a prompt or question, and count positions from 0 again after it, as the
+    released models do."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
@@ -131,6 +134,9 @@ class TextTransformer(nn.Module):
         # The words are the decoder's output matrix too: this keeps the size of its signals.
         nn.init.normal_(self.word_embedding.weight, std=config.dim**-0.5)
         nn.init.normal_(self.position_embedding.weight, std=0.02)
+        self.prompt_mark = (
+            nn.Parameter(torch.randn(config.dim) * 0.02) if config.marks_prompts else None
+        )
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_layers))
@@ -148,9 +154,11 @@ class TextTransformer(nn.Module):
         self,
         token_ids: Int[Tensor, "rows length"],
         valid: Bool[Tensor, "rows length"],
+        *,
+        num_prefix: int = 0,
     ) -> Float[Tensor, "rows length dim"]:
         """Encode text in both directions; vectors at padded positions are meaningless."""
-        x = self.embed(token_ids, valid.cumsum(dim=1).sub(1).clamp(min=0))
+        x = self.embed(token_ids, valid, num_prefix=num_prefix)
         # A row without text sees its padding, so that no row's softmax is empty.
         seen = valid | ~valid.any(dim=1, keepdim=True)
         allowed = seen[:, None, None, :].expand(-1, 1, token_ids.shape[1], -1)
@@ -159,11 +167,39 @@ class TextTransformer(nn.Module):
         return x
 
     def embed(
-        self, token_ids: Int[Tensor, "rows length"], positions: Int[Tensor, "rows length"]
-    ) -> Float[Tensor, "rows length dim"]:
-        """Sum of word and position embeddings, normalised."""
+        self,
+        token_ids: Int[Tensor, "rows length"],
+        valid: Bool[Tensor, "rows length"],
+        *,
+        num_prefix: int = 0,
+        num_past: int = 0,
+    ) -> Float[Tensor, "rows new dim"]:
+        """Sum of word and position embeddings, normalised.
+
+        Args:
+            token_ids: Whole rows.
+            valid: Positions count these only.
+            num_prefix: This many first tokens are a prompt.
+            num_past: This many first tokens need no embedding any more.
+
+        Returns:
+            The embedded tokens after the past ones.
+        """
+        if self.prompt_mark is None:
+            positions = _count(valid)
+        else:
+            parts = (valid[:, :num_prefix], valid[:, num_prefix:])
+            positions = torch.cat([_count(part) for part in parts], dim=1)
         x = self.word_embedding(token_ids) + self.position_embedding(positions)
-        return self.dropout(self.norm(x))
+        if self.prompt_mark is not None:
+            is_prompt = torch.arange(x.shape[1], device=x.device) < num_prefix
+            x = x + is_prompt[:, None] * self.prompt_mark
+        return self.dropout(self.norm(x[:, num_past:]))
+
+
+def _count(valid: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
+    """Position of every valid token among the valid ones."""
+    return valid.cumsum(dim=1).sub(1).clamp(min=0)
 
 
 def prefix_causal_mask(
@@ -175,3 +211,13 @@ def prefix_causal_mask(
     seen[:, :num_prefix] = True
     diagonal = torch.eye(length, dtype=torch.bool, device=valid.device)
     return ((seen & valid[:, None, :]) | diagonal)[:, None]
+
+
+def with_prompt(prompt: Sequence[int], texts: TextBatch) -> TextBatch:
+    """Put the same token ids before every row."""
+    rows = len(texts.token_ids)
+    ids = texts.token_ids.new_tensor(prompt).expand(rows, -1)
+    return TextBatch(
+        token_ids=torch.cat([ids, texts.token_ids], dim=1),
+        valid=torch.cat([torch.ones_like(ids, dtype=torch.bool), texts.valid], dim=1),
+    )

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from valor.config import configclass
 from valor.encoders.layers import KeyValue
-from valor.encoders.text import Memory, TextTransformer, prefix_causal_mask
+from valor.encoders.text import Memory, TextTransformer, prefix_causal_mask, with_prompt
 from valor.types import EncoderOutput, Modality, TextBatch, Tokens
 
 
@@ -26,12 +27,15 @@ class MemoryProjection(nn.Module):
         source_dim: Width of the encoder's tokens.
         dim: Width of the decoder.
         max_positions: Largest number of frames or windows.
+        projects: Whether there is a projection at all; without one the widths must be equal.
     """
 
-    def __init__(self, source_dim: int, dim: int, max_positions: int) -> None:
+    def __init__(
+        self, source_dim: int, dim: int, max_positions: int, *, projects: bool = True
+    ) -> None:
         super().__init__()
-        self.projection = nn.Linear(source_dim, dim)
-        self.norm = nn.LayerNorm(dim)
+        self.projection = nn.Linear(source_dim, dim) if projects else nn.Identity()
+        self.norm = nn.LayerNorm(dim) if projects else nn.Identity()
         self.position = nn.Parameter(torch.randn(max_positions, dim) * 0.02)
         self.modality = nn.Parameter(torch.randn(dim) * 0.02)
 
@@ -44,16 +48,30 @@ class MemoryProjection(nn.Module):
         return Tokens(features=features, valid=encoded.tokens.valid)
 
 
+@configclass
+class PromptConfig:
+    """Token ids of the task prompts that VALOR-L was trained with; empty for none."""
+
+    align: tuple[int, ...] = ()
+    """Stands beside a text that is embedded: "project language in common space"."""
+    caption: tuple[int, ...] = ()
+    """Stands before a caption: "describe the video with natural language"."""
+    answer: tuple[int, ...] = ()
+    """Stands in a question, after its first token: "answer the question", without start and end."""
+
+
 class Decoder(nn.Module):
     """Predict words from text and, by cross-attention, from media.
 
     Args:
         text: The text transformer, shared with the text encoder.
+        prompts: Put before captions and into questions.
     """
 
-    def __init__(self, text: TextTransformer) -> None:
+    def __init__(self, text: TextTransformer, prompts: PromptConfig | None = None) -> None:
         super().__init__()
         config = text.config
+        self.prompts = prompts or PromptConfig()
         self.text = text
         self.transform = nn.Linear(config.dim, config.dim)
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
@@ -102,9 +120,8 @@ class Decoder(nn.Module):
             Hidden vectors of the tokens run, and keys and values of every layer, past included.
         """
         num_past = past[0].key.shape[2] if past else 0
-        positions = text.valid.cumsum(dim=1).sub(1).clamp(min=0)[:, num_past:]
         allowed = prefix_causal_mask(text.valid, num_prefix)[:, :, num_past:]
-        x = self.text.embed(text.token_ids[:, num_past:], positions)
+        x = self.text.embed(text.token_ids, text.valid, num_prefix=num_prefix, num_past=num_past)
         memory_allowed = memory.allowed(groups, x.shape[1])
         present = []
         for index, layer in enumerate(self.text.layers):
@@ -117,6 +134,16 @@ class Decoder(nn.Module):
             )
             present.append(key_value)
         return x, present
+
+    def question_prompt(self, questions: TextBatch) -> TextBatch:
+        """Complete questions by the task prompt, as a prefix of their answers."""
+        first = TextBatch(token_ids=questions.token_ids[:, :1], valid=questions.valid[:, :1])
+        rest = TextBatch(token_ids=questions.token_ids[:, 1:], valid=questions.valid[:, 1:])
+        rest = with_prompt(self.prompts.answer, rest)
+        return TextBatch(
+            token_ids=torch.cat([first.token_ids, rest.token_ids], dim=1),
+            valid=torch.cat([first.valid, rest.valid], dim=1),
+        )
 
     def word_logits(self, hidden: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows vocab"]:
         """Score every word; the output matrix is the word embedding (BERT's tied head)."""

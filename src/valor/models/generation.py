@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from valor.encoders.layers import KeyValue
-from valor.encoders.text import Memory
+from valor.encoders.text import Memory, with_prompt
 from valor.models.decoder import Decoder
 from valor.types import Modality, SpecialIds, TextBatch
 
@@ -55,7 +55,7 @@ def generate(
     group: Modality,
     *,
     special: SpecialIds,
-    prompt: TextBatch | None = None,
+    question: TextBatch | None = None,
     num_beams: int = 1,
     max_tokens: int = 30,
 ) -> Generated:
@@ -66,7 +66,7 @@ def generate(
         memory: What to describe.
         group: The modalities to look at; a row may lack some of them, not all.
         special: The tokenizer's special ids.
-        prompt: A question per row that the text continues; seen in both directions.
+        question: One per row, which the text answers; None asks for captions.
         num_beams: 1 is greedy search.
         max_tokens: The text ends here if no end token came before.
 
@@ -74,7 +74,7 @@ def generate(
         The most probable text found for each row.
     """
     batch, device = len(memory.layers[0].key), memory.layers[0].key.device
-    cache = _Cache(decoder, memory, [group] * num_beams, special, prompt)
+    cache = _Cache(decoder, memory, [group] * num_beams, special, question)
     score = torch.full((num_beams, batch), float("-inf"), device=device)
     score[0] = 0.0
     beams = _Beams(
@@ -130,7 +130,7 @@ class _Cache:
         memory: Memory,
         groups: list[Modality],
         special: SpecialIds,
-        prompt: TextBatch | None,
+        question: TextBatch | None,
     ) -> None:
         self.decoder, self.memory, self.groups, self.mask_id = decoder, memory, groups, special.mask
         key = memory.layers[0].key
@@ -140,19 +140,25 @@ class _Cache:
             token_ids=torch.zeros(rows, 0, dtype=torch.long, device=key.device),
             valid=torch.zeros(rows, 0, dtype=torch.bool, device=key.device),
         )
-        if prompt is not None:
-            self._append(
-                prompt.token_ids.repeat(len(groups), 1), prompt.valid.repeat(len(groups), 1)
-            )
-            num_prefix = prompt.token_ids.shape[1]
-            _, self.past = decoder(self.text, memory, groups, num_prefix=num_prefix)
+        prompt = (
+            with_prompt(decoder.prompts.caption, self.text)
+            if question is None
+            else decoder.question_prompt(question)
+        )
+        self.num_prefix = prompt.token_ids.shape[1]
+        if self.num_prefix:
+            copies = rows // len(prompt.token_ids)
+            self._append(prompt.token_ids.repeat(copies, 1), prompt.valid.repeat(copies, 1))
+            _, self.past = decoder(self.text, memory, groups, num_prefix=self.num_prefix)
 
     def next(self, token: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Take one token and score every word as the one after it."""
         self._append(token[:, None], torch.ones_like(token[:, None], dtype=torch.bool))
         text = self.text
         self._append(torch.full_like(token[:, None], self.mask_id), text.valid[:, -1:])
-        hidden, present = self.decoder(self.text, self.memory, self.groups, past=self.past)
+        hidden, present = self.decoder(
+            self.text, self.memory, self.groups, num_prefix=self.num_prefix, past=self.past
+        )
         self.text = text
         self.past = [layer.head(text.valid.shape[1]) for layer in present]
         return self.decoder.word_logits(hidden[:, -1])

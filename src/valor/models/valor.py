@@ -8,16 +8,19 @@ Source: VALOR (arXiv 2304.08345) 3.2.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from valor.config import configclass
 from valor.encoders.audio import AstConfig, AudioTransformer
-from valor.encoders.text import BertConfig, Memory, TextTransformer
+from valor.encoders.text import BertConfig, Memory, TextTransformer, with_prompt
+from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
 from valor.encoders.vision import VisionTransformer, VitConfig
-from valor.models.decoder import Decoder, MemoryProjection
+from valor.models.decoder import Decoder, MemoryProjection, PromptConfig
 from valor.models.fusion import AlignmentHead
 from valor.types import Batch, Embeddings, EncoderOutput, Modality, TextBatch, Tokens
 
@@ -26,11 +29,14 @@ _LOOK_GAIN = 2.0
 """An average over all media tokens is small; without this the decoder learns to ignore it first."""
 
 
+VisionConfig = Annotated[VitConfig | VideoSwinConfig, Field(discriminator="kind")]
+
+
 @configclass
 class ValorConfig:
     """The whole model."""
 
-    vision: VitConfig = VitConfig()
+    vision: VisionConfig = VitConfig()
     audio: AstConfig = AstConfig()
     text: BertConfig = BertConfig()
     embed_dim: int = 512
@@ -39,6 +45,10 @@ class ValorConfig:
     """Initial temperature of the contrastive loss; learned."""
     max_positions: int = 32
     """Most frames or audio windows that the decoder can tell apart."""
+    prompts: PromptConfig = PromptConfig()
+    projects_equal_widths: bool = True
+    """Whether media tokens of the decoder's own width are projected too, and not only others; the
+    released models leave them as they are."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,17 +75,26 @@ class Valor(nn.Module):
     def __init__(self, config: ValorConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision = VisionTransformer(config.vision)
+        self.vision = (
+            VisionTransformer(config.vision)
+            if isinstance(config.vision, VitConfig)
+            else VideoSwinTransformer(config.vision)
+        )
         self.audio = AudioTransformer(config.audio)
         text = TextTransformer(config.text)
-        self.decoder = Decoder(text)
+        self.decoder = Decoder(text, config.prompts)
         dims = {"vision": config.vision.dim, "audio": config.audio.dim, "text": config.text.dim}
         self.heads = nn.ModuleDict(
             {name: AlignmentHead(dim, config.embed_dim) for name, dim in dims.items()}
         )
         self.memory_projections = nn.ModuleDict(
             {
-                name: MemoryProjection(dims[name], config.text.dim, config.max_positions)
+                name: MemoryProjection(
+                    dims[name],
+                    config.text.dim,
+                    config.max_positions,
+                    projects=config.projects_equal_widths or dims[name] != config.text.dim,
+                )
                 for name in ("vision", "audio")
             }
         )
@@ -123,13 +142,16 @@ class Valor(nn.Module):
 
     def encode_text(self, texts: TextBatch) -> Embeddings:
         """Embed every word of every text in the shared space."""
-        features = self.decoder.text(texts.token_ids, texts.valid)
+        prompt = self.config.prompts.align
+        whole = with_prompt(prompt, texts)
+        features = self.decoder.text(whole.token_ids, whole.valid, num_prefix=len(prompt))
+        features = features[:, len(prompt) :]
         return self.heads["text"](features, texts.valid)
 
 
 def _initialise(module: nn.Module) -> None:
     """Keep the size of signals: He for the convolutions of a stem, Xavier for linear layers."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.kaiming_normal_(module.weight)
     elif isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

@@ -49,11 +49,12 @@ def answer(
         replies = questions.answer
         chosen = choose_words(replies.valid, config.mask_fraction)
         corrupted = corrupt(replies.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
+        prompt = decoder.question_prompt(questions.question)
         text = TextBatch(
-            token_ids=torch.cat([questions.question.token_ids, corrupted], dim=1),
-            valid=torch.cat([questions.question.valid, replies.valid], dim=1),
+            token_ids=torch.cat([prompt.token_ids, corrupted], dim=1),
+            valid=torch.cat([prompt.valid, replies.valid], dim=1),
         )
-        num_prefix = questions.question.token_ids.shape[1]
+        num_prefix = prompt.token_ids.shape[1]
         hidden, _ = decoder(text, memory, [questions.group], num_prefix=num_prefix)
         has_media = torch.stack([memory.has(m) for m in questions.group]).any(dim=0)
         scored = chosen & (has_media & questions.question.has_text)[:, None]
