@@ -17,5 +17,11 @@ def test_the_tiny_recipe_learns_every_group_of_the_world(tmp_path):
     for single in ("vision", "audio"):
         assert told[single]["audiovisual"] >= told[single][single] - 0.02
     slots = report["captioning"]["audiovisual"]["slot_accuracy"]
-    for slot in ("colour", "motion", "timbre", "rhythm", "pitch"):
+    for slot in ("colour", "shape", "motion", "timbre", "rhythm", "pitch"):
         assert slots[slot] >= 0.9, slot
+    needs_both = {
+        group: figures["by_need"]["both"]["accuracy"] - figures["prior"]["both"]
+        for group, figures in report["answering"].items()
+    }
+    assert report["answering"]["audiovisual"]["by_need"]["both"]["accuracy"] >= 0.8
+    assert max(needs_both["vision"], needs_both["audio"]) <= 0.1

@@ -1,19 +1,132 @@
 """Weights of the released VALOR implementation under our names.
 
-Each part has an explicit map from released names to ours; a released weight that no rule takes, and
-one of ours that no rule gives, is an error of whoever converts. So far these are the parts
-that all arrangements share; the whole model follows.
+Each part has an explicit map from released names to ours. So far these are the arrangements of
+VALOR-B and VALOR-L: Video Swin or CLIP for vision, AST for audio, one BERT for text and decoder.
 
 Source: upstream `model/clip.py`, `model/videoswin.py`, `model/transformer.py`, `model/modeling.py`.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from valor.encoders.audio import AstConfig
+from valor.encoders.text import BertConfig
+from valor.encoders.video_swin import VideoSwinConfig
+from valor.encoders.vision import VitConfig
+from valor.errors import ConfigError
+from valor.models.decoder import PromptConfig
+from valor.models.valor import ValorConfig
+
 Weights = dict[str, Tensor]
+Side = Literal["video", "audio"]
+"""What upstream calls vision and audio."""
+
+
+def valor_config(described: Mapping[str, Any]) -> ValorConfig:
+    """Sizes of a released model from a description of its architecture.
+
+    Args:
+        described: `options` as in a released `hps.json`, `architecture` with every size, and
+            `prompts` by sentence with their token ids.
+
+    Returns:
+        Our configuration.
+
+    Raises:
+        ConfigError: If it is an arrangement that we do not have yet.
+    """
+    options, sizes = described["options"], described["architecture"]
+    if sizes["text"] != "shared BERT" or options["contra_type"] != "fine":
+        raise ConfigError("only one BERT for text and decoder with fine contrast can be converted")
+    if options["cross_attn_type"] != "va_concate":
+        raise ConfigError(f"cross_attn_type={options['cross_attn_type']!r}, wanted 'va_concate'")
+    ids = described["prompts"] if options["use_task_prompt"] else {}
+    audio, text = sizes["audio"], sizes["bert"]
+    return ValorConfig(
+        vision=_vision_config(sizes["vision"]),
+        audio=AstConfig(
+            num_mels=audio["mel_bins"],
+            hops_per_window=audio["hops"],
+            patch_mels=audio["patch"],
+            patch_hops=audio["patch"],
+            dim=audio["width"],
+            num_layers=audio["layers"],
+            num_heads=audio["heads"],
+            mlp_dim=audio["feed_forward"],
+            norm_eps=audio["norm_eps"],
+        ),
+        text=BertConfig(
+            vocab_size=text["vocab"],
+            dim=text["width"],
+            num_layers=text["layers"],
+            num_heads=text["heads"],
+            mlp_dim=text["feed_forward"],
+            norm_eps=text["norm_eps"],
+            marks_prompts=True,
+        ),
+        embed_dim=sizes["shared_dim"],
+        projects_equal_widths=False,
+        prompts=PromptConfig(
+            align=tuple(ids.get("project language in common space", ())),
+            caption=tuple(ids.get("describe the video with natural language", ())),
+            answer=tuple(ids.get("answer the question", ()))[1:-1],
+        ),
+    )
+
+
+def _vision_config(sizes: Mapping[str, Any]) -> VitConfig | VideoSwinConfig:
+    if sizes["kind"] == "clip_vit":
+        return VitConfig(
+            image_px=sizes["resolution"],
+            patch_px=sizes["patch"],
+            dim=sizes["width"],
+            num_layers=sizes["layers"],
+            num_heads=sizes["heads"],
+            mlp_dim=4 * sizes["width"],
+            pre_norm=True,
+            activation=sizes["activation"],
+            norm_eps=sizes["norm_eps"],
+        )
+    return VideoSwinConfig(
+        image_px=sizes["resolution"],
+        embed_dim=sizes["embed_dim"],
+        depths=tuple(sizes["depths"]),
+        num_heads=tuple(sizes["heads"]),
+        window=tuple(sizes["window"]),
+    )
+
+
+def valor_weights(released: Mapping[str, Tensor], config: ValorConfig) -> Weights:
+    """All weights of a released model as those of a `Valor`.
+
+    Args:
+        released: The whole state dict.
+        config: From `valor_config`.
+
+    Returns:
+        Weights by our name. The temperature is CLIP's where there is a CLIP, as upstream has it.
+    """
+    clip = isinstance(config.vision, VitConfig)
+    parts = {
+        "vision.": clip_vision(released) if clip else video_swin(released),
+        "audio.": ast(released),
+        "decoder.": decoder(released),
+    }
+    sides: dict[str, Side] = {"vision": "video", "audio": "audio"}
+    parts["heads.text."] = alignment_head(released, "text")
+    for ours, theirs in sides.items():
+        parts[f"heads.{ours}."] = alignment_head(released, theirs)
+        parts[f"memory_projections.{ours}."] = memory_projection(released, theirs)
+    weights = {
+        prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()
+    }
+    weights["log_scale"] = (
+        released["clip_model.logit_scale"] if clip else -released["contra_temp"].log()
+    )
+    return weights
 
 
 def clip_vision(released: Mapping[str, Tensor], prefix: str = "clip_model.visual.") -> Weights:
@@ -178,8 +291,8 @@ def bert(
 ) -> Weights:
     """BERT with concatenated cross-attention as a `TextTransformer`.
 
-    Every token is of the first type, so that its embedding becomes part of the position's. The
-    pooler is used by nothing.
+    Every token is of the first type, so that its embedding becomes part of the position's; a
+    prompt has a mark instead of the type. The pooler is used by nothing.
 
     Args:
         released: The whole state dict.
@@ -199,7 +312,7 @@ def bert(
         "norm.bias": embeddings["LayerNorm.bias"],
     }
     if marks_prompts:
-        weights["prompt_mark"] = embeddings["prompt_embedding.weight"][0]
+        weights["prompt_mark"] = embeddings["prompt_embedding.weight"][0] - kind
     names = {
         **_both("attention.self.query", "attention.query"),
         **_both("attention.output.dense", "attention.output"),
@@ -244,9 +357,7 @@ def decoder(released: Mapping[str, Tensor]) -> Weights:
     }
 
 
-def alignment_head(
-    released: Mapping[str, Tensor], modality: Literal["text", "video", "audio"]
-) -> Weights:
+def alignment_head(released: Mapping[str, Tensor], modality: Literal["text"] | Side) -> Weights:
     """Projection and weight scorer of fine-grained contrast as an `AlignmentHead`.
 
     Args:
@@ -263,10 +374,8 @@ def alignment_head(
     }
 
 
-def memory_projection(
-    released: Mapping[str, Tensor], modality: Literal["video", "audio"]
-) -> Weights:
-    """A modality's way to the decoder as a `MemoryProjection`, where the widths differ.
+def memory_projection(released: Mapping[str, Tensor], modality: Side) -> Weights:
+    """A modality's way to the decoder as a `MemoryProjection`.
 
     Args:
         released: The whole state dict.
@@ -276,11 +385,9 @@ def memory_projection(
         Weights by our name.
     """
     change = _below(released, f"hidden_trans_{modality}_multimodal.")
+    names = {**_both("0", "projection"), **_both("1", "norm")}
     return {
-        "projection.weight": change["0.weight"],
-        "projection.bias": change["0.bias"],
-        "norm.weight": change["1.weight"],
-        "norm.bias": change["1.bias"],
+        **{names[name]: tensor for name, tensor in change.items()},
         "position": released[f"{modality}_frame_embedding"][0],
         "modality": released[f"{modality}_type_embeddings"][0, 0],
     }

@@ -135,6 +135,15 @@ class Decoder(nn.Module):
             present.append(key_value)
         return x, present
 
+    def describe_masked(
+        self, texts: TextBatch, memory: Memory, group: Modality
+    ) -> Float[Tensor, "rows length dim"]:
+        """Hidden vectors of captions with masked words, after the task prompt if there is one."""
+        num_prefix = len(self.prompts.caption)
+        whole = with_prompt(self.prompts.caption, texts)
+        hidden, _ = self(whole, memory, [group], num_prefix=num_prefix)
+        return hidden[:, num_prefix:]
+
     def question_prompt(self, questions: TextBatch) -> TextBatch:
         """Complete questions by the task prompt, as a prefix of their answers."""
         first = TextBatch(token_ids=questions.token_ids[:, :1], valid=questions.valid[:, :1])

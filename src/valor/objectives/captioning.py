@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from valor.config import configclass
-from valor.encoders.text import with_prompt
 from valor.models.decoder import Decoder
 from valor.models.valor import Encoded
 from valor.objectives.base import LossTerm
@@ -62,10 +61,8 @@ def caption(
         if not bool(scored.any()):
             continue
         corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
-        prompt = decoder.prompts.caption
-        whole = with_prompt(prompt, TextBatch(token_ids=corrupted, valid=texts.valid))
-        hidden, _ = decoder(whole, memory, [group], num_prefix=len(prompt))
-        hidden = hidden[:, len(prompt) :]
+        masked = TextBatch(token_ids=corrupted, valid=texts.valid)
+        hidden = decoder.describe_masked(masked, memory, group)
         terms[f"caption/{group.label}"] = LossTerm(
             value=F.cross_entropy(decoder.word_logits(hidden[scored]), texts.token_ids[scored]),
             weight=config.weight / len(config.groups),
