@@ -20,10 +20,10 @@ def tiny() -> TrainConfig:
     A patch covers four frames, three frames of the file apart, so that a single token sees motion,
     and its convolutions see a whole shape.
 
-    Cost: 8 to 9 minutes on two cores at 160 GFLOP/s (float32), 2.3 GiB. Measured on the test pool of
-    the world with seed 0: R@1 of vision 0.97, of audio and both 1.00 of what is possible; colour,
-    motion and sound right in all captions, the shape in 99 %, a companion's in 40 %; 87 % of
-    needs-both questions.
+    Cost: 8 to 9 minutes on two cores at 160 GFLOP/s (float32), 2.3 GiB. Measured on the test pool
+    of the world with seed 0: R@1 of vision 0.97, of audio and both 1.00 of what is possible;
+    colour, motion and sound right in all captions, the shape in 99 %, a companion's in 40 %; 87 %
+    of needs-both questions.
     """
     return TrainConfig(
         model=ValorConfig(
