@@ -13,6 +13,7 @@ from valor.errors import ConfigError
 from valor.models.fusion import join, similarity
 from valor.models.generation import generate
 from valor.models.valor import Valor
+from valor.objectives.alignment import contrastive_loss
 from valor.types import AUDIOVISUAL, Batch, Modality, SpecialIds, TextBatch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "official"
@@ -65,6 +66,24 @@ def same_until_the_end(ours, theirs):
     for mine, wanted in zip(ours.tolist(), theirs.tolist(), strict=True):
         end = wanted.index(SPECIAL.end) if SPECIAL.end in wanted else len(wanted)
         assert [token for token in mine if token != SPECIAL.pad] == wanted[:end]
+
+
+@pytest.mark.parametrize("name", ["valor_base_like", "valor_large_like"])
+def test_vectors_of_the_shared_space(released, name):
+    it = released[name]
+    words = it.text.valid
+    close(it.text.vectors[words], it.io["out.feat_t"][words])
+    close(it.media[Modality.VISION].vectors, it.io["out.feat_v"])
+    close(it.media[Modality.AUDIO].vectors, it.io["out.feat_a"])
+
+
+@pytest.mark.parametrize(("name", "group"), CASES)
+def test_contrastive_losses(released, name, group):
+    it = released[name]
+    scores = similarity(it.text, join(it.media, GROUPS[group]), padded_words="zero")
+    itself = torch.eye(len(scores), dtype=torch.bool)
+    loss = contrastive_loss(scores, itself, it.model.log_scale.detach())
+    close(loss, it.io[f"out.contrastive_loss_{group}"])
 
 
 @pytest.mark.parametrize(("name", "group"), CASES)

@@ -8,11 +8,18 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from valor.checkpoints.official import ast, clip_text, clip_vision, video_swin
-from valor.encoders.audio import AstConfig, AudioTransformer
+from valor.checkpoints.official import (
+    ast,
+    audio_config,
+    clip_text,
+    clip_vision,
+    video_swin,
+    vision_config,
+)
+from valor.encoders.audio import AudioTransformer
 from valor.encoders.clip_text import ClipTextConfig, ClipTextTransformer, last_token
 from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
-from valor.encoders.vision import VisionTransformer, VitConfig
+from valor.encoders.vision import VisionTransformer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "official"
 FOLDERS = sorted(path.name for path in GOLDEN.iterdir())
@@ -35,27 +42,10 @@ def all_there(inputs):
 
 
 def vision_encoder(sizes, weights):
-    if sizes["kind"] == "clip_vit":
-        config = VitConfig(
-            image_px=sizes["resolution"],
-            patch_px=sizes["patch"],
-            dim=sizes["width"],
-            num_layers=sizes["layers"],
-            num_heads=sizes["heads"],
-            mlp_dim=4 * sizes["width"],
-            pre_norm=True,
-            activation=sizes["activation"],
-            norm_eps=sizes["norm_eps"],
-        )
-        return loaded(VisionTransformer(config), clip_vision(weights))
-    config = VideoSwinConfig(
-        image_px=sizes["resolution"],
-        embed_dim=sizes["embed_dim"],
-        depths=tuple(sizes["depths"]),
-        num_heads=tuple(sizes["heads"]),
-        window=tuple(sizes["window"]),
-    )
-    return loaded(VideoSwinTransformer(config), video_swin(weights))
+    config = vision_config(sizes)
+    if isinstance(config, VideoSwinConfig):
+        return loaded(VideoSwinTransformer(config), video_swin(weights))
+    return loaded(VisionTransformer(config), clip_vision(weights))
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -72,18 +62,7 @@ def test_vision_states_are_the_released_ones(name):
 @pytest.mark.parametrize("name", FOLDERS)
 def test_audio_states_are_the_released_ones(name):
     sizes, weights, io = read(name)
-    sizes = sizes["audio"]
-    config = AstConfig(
-        num_mels=sizes["mel_bins"],
-        hops_per_window=sizes["hops"],
-        patch_mels=sizes["patch"],
-        patch_hops=sizes["patch"],
-        dim=sizes["width"],
-        num_layers=sizes["layers"],
-        num_heads=sizes["heads"],
-        mlp_dim=sizes["feed_forward"],
-        norm_eps=sizes["norm_eps"],
-    )
+    config = audio_config(sizes["audio"])
     encoder = loaded(AudioTransformer(config), ast(weights))
     sound = io["in.audio_spectrograms"]
     with torch.no_grad():

@@ -44,20 +44,10 @@ def valor_config(described: Mapping[str, Any]) -> ValorConfig:
     if options["cross_attn_type"] != "va_concate":
         raise ConfigError(f"cross_attn_type={options['cross_attn_type']!r}, wanted 'va_concate'")
     ids = described["prompts"] if options["use_task_prompt"] else {}
-    audio, text = sizes["audio"], sizes["bert"]
+    text = sizes["bert"]
     return ValorConfig(
-        vision=_vision_config(sizes["vision"]),
-        audio=AstConfig(
-            num_mels=audio["mel_bins"],
-            hops_per_window=audio["hops"],
-            patch_mels=audio["patch"],
-            patch_hops=audio["patch"],
-            dim=audio["width"],
-            num_layers=audio["layers"],
-            num_heads=audio["heads"],
-            mlp_dim=audio["feed_forward"],
-            norm_eps=audio["norm_eps"],
-        ),
+        vision=vision_config(sizes["vision"]),
+        audio=audio_config(sizes["audio"]),
         text=BertConfig(
             vocab_size=text["vocab"],
             dim=text["width"],
@@ -77,7 +67,23 @@ def valor_config(described: Mapping[str, Any]) -> ValorConfig:
     )
 
 
-def _vision_config(sizes: Mapping[str, Any]) -> VitConfig | VideoSwinConfig:
+def audio_config(sizes: Mapping[str, Any]) -> AstConfig:
+    """Sizes of a released audio encoder."""
+    return AstConfig(
+        num_mels=sizes["mel_bins"],
+        hops_per_window=sizes["hops"],
+        patch_mels=sizes["patch"],
+        patch_hops=sizes["patch"],
+        dim=sizes["width"],
+        num_layers=sizes["layers"],
+        num_heads=sizes["heads"],
+        mlp_dim=sizes["feed_forward"],
+        norm_eps=sizes["norm_eps"],
+    )
+
+
+def vision_config(sizes: Mapping[str, Any]) -> VitConfig | VideoSwinConfig:
+    """Sizes of a released vision encoder."""
     if sizes["kind"] == "clip_vit":
         return VitConfig(
             image_px=sizes["resolution"],
