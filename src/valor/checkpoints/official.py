@@ -155,13 +155,7 @@ def clip_vision(released: Mapping[str, Tensor], prefix: str = "clip_model.visual
         **_both("ln_pre", "pre_norm"),
         **_both("ln_post", "norm"),
     }
-    weights: Weights = {}
-    for name, tensor in _below(released, prefix).items():
-        if name in names:
-            weights[names[name]] = tensor
-        elif name.startswith("transformer.resblocks."):
-            _, _, index, rest = name.split(".", 3)
-            _clip_block(weights, f"blocks.{index}.", rest, tensor)
+    weights = _clip_tower(_below(released, prefix), names)
     dim = weights["cls_token"].shape[0]
     weights["patch_embedding.bias"] = torch.zeros(dim)
     weights["time_position"] = torch.zeros(32, dim)
@@ -183,8 +177,13 @@ def clip_text(released: Mapping[str, Tensor], prefix: str = "clip_model.") -> We
         "positional_embedding": "position",
         **_both("ln_final", "norm"),
     }
+    return _clip_tower(_below(released, prefix), names)
+
+
+def _clip_tower(tower: Weights, names: Mapping[str, str]) -> Weights:
+    """The blocks of a CLIP tower, and what `names` says of the rest."""
     weights: Weights = {}
-    for name, tensor in _below(released, prefix).items():
+    for name, tensor in tower.items():
         if name in names:
             weights[names[name]] = tensor
         elif name.startswith("transformer.resblocks."):
@@ -289,12 +288,7 @@ def ast(released: Mapping[str, Tensor]) -> Weights:
     return weights
 
 
-def bert(
-    released: Mapping[str, Tensor],
-    prefix: str = "multimodal_encoder.",
-    *,
-    marks_prompts: bool = True,
-) -> Weights:
+def bert(released: Mapping[str, Tensor], prefix: str = "multimodal_encoder.") -> Weights:
     """BERT with concatenated cross-attention as a `TextTransformer`.
 
     Every token is of the first type, so that its embedding becomes part of the position's; a
@@ -303,7 +297,6 @@ def bert(
     Args:
         released: The whole state dict.
         prefix: Of the tower.
-        marks_prompts: Whether ours has a mark for prompts, as every released model does.
 
     Returns:
         Weights by our name.
@@ -316,9 +309,8 @@ def bert(
         "position_embedding.weight": embeddings["position_embeddings.weight"] + kind,
         "norm.weight": embeddings["LayerNorm.weight"],
         "norm.bias": embeddings["LayerNorm.bias"],
+        "prompt_mark": embeddings["prompt_embedding.weight"][0] - kind,
     }
-    if marks_prompts:
-        weights["prompt_mark"] = embeddings["prompt_embedding.weight"][0] - kind
     names = {
         **_both("attention.self.query", "attention.query"),
         **_both("attention.output.dense", "attention.output"),

@@ -190,11 +190,12 @@ class TextTransformer(nn.Module):
         else:
             parts = (valid[:, :num_prefix], valid[:, num_prefix:])
             positions = torch.cat([_count(part) for part in parts], dim=1)
-        x = self.word_embedding(token_ids) + self.position_embedding(positions)
+        x = self.word_embedding(token_ids[:, num_past:])
+        x = x + self.position_embedding(positions[:, num_past:])
         if self.prompt_mark is not None:
-            is_prompt = torch.arange(x.shape[1], device=x.device) < num_prefix
+            is_prompt = torch.arange(num_past, token_ids.shape[1], device=x.device) < num_prefix
             x = x + is_prompt[:, None] * self.prompt_mark
-        return self.dropout(self.norm(x[:, num_past:]))
+        return self.dropout(self.norm(x))
 
 
 def _count(valid: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
@@ -215,6 +216,8 @@ def prefix_causal_mask(
 
 def with_prompt(prompt: Sequence[int], texts: TextBatch) -> TextBatch:
     """Put the same token ids before every row."""
+    if not prompt:
+        return texts
     rows = len(texts.token_ids)
     ids = texts.token_ids.new_tensor(prompt).expand(rows, -1)
     return TextBatch(
