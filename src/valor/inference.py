@@ -16,7 +16,7 @@ from valor.errors import MediaError, ModelError
 from valor.media.probe import probe
 from valor.media.segments import cut, decode_segment
 from valor.models.fusion import join, pooled
-from valor.models.generation import generate
+from valor.models.generation import GenerationConfig, generate
 from valor.models.valor import Valor
 from valor.processing.processor import Processor
 from valor.types import (
@@ -219,8 +219,9 @@ class VideoModel:
             using,
             special=tokenizer.special,
             question=asked,
-            num_beams=1 if questions else 3,
-            max_tokens=self.processor.config.max_text_length,
+            config=GenerationConfig(
+                num_beams=1 if questions else 3, max_tokens=self.processor.config.max_text_length
+            ),
         )
         confidence = (generated.log_probability / generated.num_tokens.clamp(min=1)).exp()
         texts = tokenizer.decode(generated.token_ids)

@@ -4,7 +4,7 @@ import torch
 
 from tests.tiny import texts, tiny_batch, tiny_model
 from valor.encoders.text import prefix_causal_mask
-from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality, TextBatch
+from valor.types import AUDIOVISUAL, Modality
 
 
 def remembered(model, batch):
@@ -17,15 +17,15 @@ def test_no_word_depends_on_later_words_by_gradient():
     inputs = []
     original = model.decoder.text.embed
 
-    def embed(token_ids, valid, *, num_prefix=0, num_past=0):
-        x = original(token_ids, valid, num_prefix=num_prefix, num_past=num_past)
+    def embed(token_ids, positions, *, num_prefix=0):
+        x = original(token_ids, positions, num_prefix=num_prefix)
         x = x.detach().requires_grad_()
         inputs.append(x)
         return x
 
     model.decoder.text.embed = embed
     text = texts(4, 6)
-    hidden, _ = model.decoder(text, memory, [AUDIOVISUAL])
+    hidden = model.decoder(text, memory, AUDIOVISUAL)
     # Weighted, because the plain sum of a normalised vector is constant.
     values = (hidden * torch.randn(hidden.shape[-1])).sum(dim=(0, 2))
     for place, value in enumerate(values):
@@ -41,25 +41,12 @@ def test_a_prompt_is_seen_in_both_directions_and_never_sees_the_answer():
     assert allowed[3].tolist() == [True, True, True, True, False]
 
 
-def test_groups_decoded_together_equal_groups_decoded_alone():
-    model, batch = tiny_model(), tiny_batch()
-    memory = remembered(model, batch)
-    parts = [texts(4, 6, seed=seed) for seed in range(3)]
-    joined = TextBatch(
-        token_ids=torch.cat([p.token_ids for p in parts]), valid=torch.cat([p.valid for p in parts])
-    )
-    together, _ = model.decoder(joined, memory, MEDIA_GROUPS)
-    for part, group, rows in zip(parts, MEDIA_GROUPS, together.chunk(3), strict=True):
-        alone, _ = model.decoder(part, memory, [group])
-        torch.testing.assert_close(rows, alone)
-
-
 def test_a_group_sees_nothing_of_other_modalities():
     model, batch = tiny_model(), tiny_batch()
     text = texts(4, 6)
-    before, _ = model.decoder(text, remembered(model, batch), [Modality.AUDIO])
+    before = model.decoder(text, remembered(model, batch), Modality.AUDIO)
     batch.pixels = batch.pixels + 1
-    after, _ = model.decoder(text, remembered(model, batch), [Modality.AUDIO])
+    after = model.decoder(text, remembered(model, batch), Modality.AUDIO)
     torch.testing.assert_close(before, after)
 
 
@@ -67,7 +54,7 @@ def test_padding_does_not_change_the_words_before_it():
     model, batch = tiny_model(), tiny_batch()
     memory = remembered(model, batch)
     text = texts(4, 6, short=2)
-    before, _ = model.decoder(text, memory, [AUDIOVISUAL])
+    before = model.decoder(text, memory, AUDIOVISUAL)
     text.token_ids[~text.valid] = 9
-    after, _ = model.decoder(text, memory, [AUDIOVISUAL])
+    after = model.decoder(text, memory, AUDIOVISUAL)
     torch.testing.assert_close(before[text.valid], after[text.valid])

@@ -1,33 +1,68 @@
-"""Laws of generation."""
+"""Laws of generation, for every way in which the decoder can look at media."""
 
+from typing import get_args
+
+import pytest
 import torch
 
-from tests.tiny import SPECIAL, texts, tiny_batch, tiny_model
-from valor.models.generation import generate
+from tests.tiny import SPECIAL, VOCAB, texts, tiny_batch, tiny_config
+from valor.config import evolve
+from valor.encoders.text import CrossAttentionKind, join_texts
+from valor.models.generation import GenerationConfig, beam_search, generate, stream
+from valor.models.valor import Valor
 from valor.types import AUDIOVISUAL, Modality, TextBatch
 
+ARRANGEMENTS = [(kind, "masked") for kind in get_args(CrossAttentionKind)] + [
+    ("concatenated", "causal"),
+    ("none", "causal"),
+]
 
-def remembered(model, batch):
-    return model.remember(model.encode_media(batch))
+
+def written_by(kind="concatenated", predicts="masked", seed=0, batch=None):
+    """A fresh model of an arrangement, and its memory of a batch."""
+    torch.manual_seed(seed)
+    changes = {
+        "text.cross_attention": kind,
+        "language_modelling": predicts,
+        "prompts.caption": [2, 9, 3],
+        "prompts.answer": [7, 8],
+    }
+    model = Valor(evolve(tiny_config(), changes)).eval()
+    with torch.no_grad():
+        outputs = model.encode_media(batch or tiny_batch(seed=seed))
+        return model, model.remember(outputs)
 
 
-def uncached_greedy(model, memory, prompt, num_tokens):
+def ids_of(model, memory, question=None, group=AUDIOVISUAL, **config):
+    found = generate(
+        model.decoder,
+        memory,
+        group,
+        special=SPECIAL,
+        question=question,
+        config=GenerationConfig(**config),
+    )
+    return [until_end(row) for row in found.token_ids]
+
+
+def uncached(model, memory, question, num_tokens, group=AUDIOVISUAL):
     """Greedy search that runs everything anew for every token."""
-    rows = len(memory.layers[0].key)
-    start = torch.full((rows, 1), SPECIAL.start)
-    ids = start if prompt is None else torch.cat([prompt.token_ids, start], dim=1)
-    ones = torch.ones(rows, 1, dtype=torch.bool)
-    valid = ones if prompt is None else torch.cat([prompt.valid, ones], dim=1)
-    num_prefix = 0 if prompt is None else prompt.token_ids.shape[1]
-    chosen = []
+    rows = memory.num_rows
+    ids = torch.full((rows, 1), SPECIAL.start)
     for _ in range(num_tokens):
-        masked = torch.cat([ids, torch.full((rows, 1), SPECIAL.mask)], dim=1)
-        text = TextBatch(token_ids=masked, valid=torch.cat([valid, ones], dim=1))
-        hidden, _ = model.decoder(text, memory, [AUDIOVISUAL], num_prefix=num_prefix)
-        token = model.decoder.word_logits(hidden[:, -1]).argmax(dim=1, keepdim=True)
-        chosen.append(token)
-        ids, valid = torch.cat([ids, token], dim=1), torch.cat([valid, ones], dim=1)
-    return torch.cat(chosen, dim=1)
+        asked = ids
+        if not model.decoder.causal:
+            asked = torch.cat([ids, torch.full((rows, 1), SPECIAL.mask)], dim=1)
+        text = TextBatch(token_ids=asked, valid=torch.ones_like(asked, dtype=torch.bool))
+        with torch.no_grad():
+            if question is None:
+                prompt = model.decoder.caption_prompt(rows)
+            else:
+                prompt = model.decoder.question_prompt(question)
+            hidden = model.decoder.read(prompt, text, memory, group)
+            token = model.decoder.word_logits(hidden[:, -1]).argmax(dim=1, keepdim=True)
+        ids = torch.cat([ids, token], dim=1)
+    return [until_end(row[1:]) for row in ids]
 
 
 def until_end(row):
@@ -36,54 +71,182 @@ def until_end(row):
     return [i for i in ids if i != SPECIAL.pad]
 
 
-def test_the_cache_changes_nothing():
-    for seed in range(5):
-        model, batch = tiny_model(seed), tiny_batch(seed=seed)
-        for prompt in (None, texts(4, 5, short=2, seed=seed)):
-            memory = remembered(model, batch)
-            cached = generate(
-                model.decoder, memory, AUDIOVISUAL, special=SPECIAL, question=prompt, max_tokens=6
-            ).token_ids
-            plain = uncached_greedy(model, memory, prompt, 6)
-            for ours, expected in zip(cached, plain, strict=True):
-                assert until_end(ours) == until_end(expected)
+@pytest.mark.parametrize(("kind", "predicts"), ARRANGEMENTS)
+def test_the_cache_changes_nothing(kind, predicts):
+    for seed in range(3):
+        model, memory = written_by(kind, predicts, seed)
+        for question in (None, texts(4, 5, short=2, seed=seed)):
+            for group in (AUDIOVISUAL, Modality.AUDIO):
+                cached = ids_of(model, memory, question, group, max_tokens=6)
+                assert cached == uncached(model, memory, question, 6, group)
+
+
+@pytest.mark.parametrize(("kind", "predicts"), ARRANGEMENTS)
+def test_the_cache_changes_no_probability(kind, predicts):
+    model, memory = written_by(kind, predicts)
+    config = GenerationConfig(num_beams=3, max_tokens=5, min_tokens=5)
+    found = generate(model.decoder, memory, AUDIOVISUAL, special=SPECIAL, config=config)
+    assert found.token_ids.shape == (4, 5)
+    start, prompt = torch.full((4, 1), SPECIAL.start), model.decoder.caption_prompt(4)
+    total = torch.zeros(4)
+    for place in range(5):
+        seen = torch.cat([start, found.token_ids[:, :place]], dim=1)
+        if predicts == "masked":
+            seen = torch.cat([seen, torch.full((4, 1), SPECIAL.mask)], dim=1)
+        text = TextBatch(token_ids=seen, valid=torch.ones_like(seen, dtype=torch.bool))
+        with torch.no_grad():
+            hidden = model.decoder.read(prompt, text, memory, AUDIOVISUAL)
+            logits = model.decoder.word_logits(hidden[:, -1])
+        logits[:, SPECIAL.end] = -torch.inf
+        total += logits.log_softmax(1).gather(1, found.token_ids[:, place : place + 1])[:, 0]
+    torch.testing.assert_close(found.log_probability, total, atol=1e-5, rtol=0)
+
+
+def test_a_packed_decoder_writes_the_same_and_saves_the_same():
+    model, memory = written_by()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plain = ids_of(model, memory, num_beams=3, max_tokens=6)
+    model.decoder.pack()
+    assert ids_of(model, memory, num_beams=3, max_tokens=6) == plain
+    assert any(p.is_mkldnn for p in model.parameters())
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_one_beam_is_greedy_search():
+    for seed in range(3):
+        model, memory = written_by(seed=seed)
+        one = beam_search(
+            model.decoder, memory, AUDIOVISUAL, special=SPECIAL, config=GenerationConfig()
+        )
+        assert [until_end(row) for row in one.token_ids] == ids_of(model, memory)
 
 
 def test_beam_search_finds_texts_at_least_as_probable_as_greedy_search():
     better = 0
     for seed in range(6):
-        model, batch = tiny_model(seed), tiny_batch(seed=seed)
-        memory = remembered(model, batch)
-        greedy = generate(model.decoder, memory, AUDIOVISUAL, special=SPECIAL, max_tokens=4)
-        beam = generate(
-            model.decoder, memory, AUDIOVISUAL, special=SPECIAL, num_beams=8, max_tokens=4
+        model, memory = written_by(seed=seed)
+        greedy, beam = (
+            generate(
+                model.decoder,
+                memory,
+                AUDIOVISUAL,
+                special=SPECIAL,
+                config=GenerationConfig(num_beams=num_beams, max_tokens=4),
+            )
+            for num_beams in (1, 8)
         )
         better += int((beam.log_probability >= greedy.log_probability - 1e-5).sum())
     assert better >= 22  # Beam search may prune the greedy path, but rarely does.
 
 
-def test_rows_are_generated_independently_of_each_other():
-    model, batch = tiny_model(), tiny_batch()
-    memory = remembered(model, batch)
-    whole = generate(model.decoder, memory, AUDIOVISUAL, special=SPECIAL, num_beams=3, max_tokens=5)
-    batch.pixels, batch.frame_valid = batch.pixels[1:2], batch.frame_valid[1:2]
-    batch.spectrograms, batch.window_valid = batch.spectrograms[1:2], batch.window_valid[1:2]
-    alone = generate(
-        model.decoder, remembered(model, batch), AUDIOVISUAL, special=SPECIAL, num_beams=3,
-        max_tokens=5,
-    )  # fmt: skip
-    assert until_end(whole.token_ids[1]) == until_end(alone.token_ids[0])
+@pytest.mark.parametrize("kind", get_args(CrossAttentionKind))
+def test_rows_are_generated_independently_of_each_other(kind):
+    model, memory = written_by(kind)
+    question = texts(4, 5, short=2)
+    batch = tiny_batch()
+    for name in ("pixels", "frame_valid", "spectrograms", "window_valid"):
+        setattr(batch, name, getattr(batch, name)[1:2])
+    _, alone = written_by(kind, batch=batch)
+    short = TextBatch(token_ids=question.token_ids[1:2, :3], valid=question.valid[1:2, :3])
+    for asked, part in ((None, None), (question, short)):
+        whole = ids_of(model, memory, asked, num_beams=3, max_tokens=5)
+        assert whole[1] == ids_of(model, alone, part, num_beams=3, max_tokens=5)[0]
 
 
-def test_log_probability_is_that_of_the_text():
-    model, batch = tiny_model(), tiny_batch()
-    memory = remembered(model, batch)
-    found = generate(model.decoder, memory, Modality.VISION, special=SPECIAL, max_tokens=1)
-    start = torch.full((4, 1), SPECIAL.start)
-    text = TextBatch(
-        token_ids=torch.cat([start, torch.full((4, 1), SPECIAL.mask)], dim=1),
-        valid=torch.ones(4, 2, dtype=torch.bool),
+@pytest.mark.parametrize("kind", get_args(CrossAttentionKind))
+def test_a_row_without_sound_is_described_from_vision(kind):
+    batch = tiny_batch()
+    batch.window_valid[1:] = False
+    batch.spectrograms[1:] = 1e6
+    model, memory = written_by(kind, batch=batch)
+    both = ids_of(model, memory, max_tokens=5)
+    vision = ids_of(model, memory, group=Modality.VISION, max_tokens=5)
+    assert both[1:] == vision[1:]
+
+
+def test_streamed_words_are_the_generated_ones():
+    model, memory = written_by()
+    config = GenerationConfig(max_tokens=6)
+    words = list(stream(model.decoder, memory, AUDIOVISUAL, special=SPECIAL, config=config))
+    rows = torch.stack([word.token_ids for word in words], dim=1)
+    assert [until_end(row) for row in rows] == ids_of(model, memory, max_tokens=6)
+
+
+def test_texts_are_as_long_as_asked():
+    model, memory = written_by()
+    with torch.no_grad():
+        model.decoder.bias[SPECIAL.end] = 1e3
+    for num_beams in (1, 3):
+        assert ids_of(model, memory, num_beams=num_beams, max_tokens=6) == [[], [], [], []]
+        longer = ids_of(model, memory, num_beams=num_beams, min_tokens=3, max_tokens=6)
+        assert [len(row) for row in longer] == [3, 3, 3, 3]
+
+
+def test_sampling_follows_the_distribution_that_its_limits_leave():
+    model, memory = written_by()
+    likeliest = next(stream(model.decoder, memory, AUDIOVISUAL, special=SPECIAL))
+    first, many = likeliest.log_probability.exp(), 300
+    drawn = torch.stack(
+        [
+            next(
+                stream(
+                    model.decoder,
+                    memory,
+                    AUDIOVISUAL,
+                    special=SPECIAL,
+                    config=GenerationConfig(temperature=1.0, max_tokens=1),
+                )
+            ).token_ids
+            for _ in range(many)
+        ]
     )
-    hidden, _ = model.decoder(text, memory, [Modality.VISION])
-    expected = model.decoder.word_logits(hidden[:, 1]).log_softmax(dim=1).amax(dim=1)
-    torch.testing.assert_close(found.log_probability, expected)
+    share = (drawn == likeliest.token_ids).float().mean(dim=0)
+    spread = (first * (1 - first) / many).sqrt()
+    assert ((share - first).abs() < 5 * spread).all()
+    for limit in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):
+        config = GenerationConfig(**{"temperature": 1.0, "max_tokens": 4, **limit})
+        found = generate(model.decoder, memory, AUDIOVISUAL, special=SPECIAL, config=config)
+        greedy = ids_of(model, memory, max_tokens=4)
+        assert [until_end(row) for row in found.token_ids] == greedy
+
+
+def test_a_fully_masked_pass_predicts_what_step_by_step_writing_does():
+    for kind in get_args(CrossAttentionKind):
+        model, memory = written_by(kind)
+        text = texts(4, 6, short=2)
+        with torch.no_grad():
+            prompt = model.decoder.caption_prompt(4)
+            together = model.decoder.read_fully_masked(
+                prompt, text, memory, AUDIOVISUAL, mask_id=SPECIAL.mask
+            )
+            for place in range(1, 5):
+                ids = text.token_ids[:, :place]
+                head = TextBatch(token_ids=ids, valid=text.valid[:, :place])
+                mask = torch.full((4, 1), SPECIAL.mask)
+                mask = TextBatch(token_ids=mask, valid=torch.ones_like(mask, dtype=torch.bool))
+                alone = model.decoder.read(prompt, join_texts(head, mask), memory, AUDIOVISUAL)
+                torch.testing.assert_close(together[:, place - 1], alone[:, -1])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_beams": 0},
+        {"min_tokens": 5, "max_tokens": 4},
+        {"num_beams": 2, "temperature": 1.0},
+        {"top_p": 0.0},
+        {"top_k": 0},
+    ],
+)
+def test_impossible_choices_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        GenerationConfig(**wrong)
+
+
+def test_words_are_words():
+    model, memory = written_by()
+    config = GenerationConfig(num_beams=3, max_tokens=7)
+    found = generate(model.decoder, memory, AUDIOVISUAL, special=SPECIAL, config=config)
+    assert (found.token_ids < VOCAB).all()
+    assert (found.num_tokens >= 1).all()

@@ -21,7 +21,8 @@ def test_every_parameter_gets_a_finite_gradient():
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().max() > 0, name
+        if name != "heads.text.scorer.2.bias":  # Added to all logits of a softmax: no effect.
+            assert parameter.grad.abs().max() > 0, name
 
 
 def test_missing_audio_changes_no_audio_loss():

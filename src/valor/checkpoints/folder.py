@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -33,7 +34,12 @@ def save_model(
         weights: Its parameters by name.
         processor: Its preprocessing.
         card: Text of the `README.md`: what the model is, was trained on and is for.
+
+    Raises:
+        ModelError: If something else is in the folder's place.
     """
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: exists and is no model folder; nothing was written")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -69,10 +75,11 @@ def load_model(folder: Path) -> tuple[Valor, Processor, str]:
         raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
     config = from_dict(ValorConfig, values, where=str(path))
     processor = Processor.load(folder)
-    if processor.tokenizer.vocab_size != config.text.vocab_size:
+    vocab_size = config.decoder_config.vocab_size
+    if processor.config.has_words and processor.tokenizer.vocab_size != vocab_size:
         raise ModelError(
             f"{folder}: tokenizer has {processor.tokenizer.vocab_size} tokens, "
-            f"config.json says text.vocab_size={config.text.vocab_size}"
+            f"config.json says vocab_size={vocab_size}"
         )
     model = Valor(config)
     _load_weights(model, folder / _WEIGHTS)
@@ -85,18 +92,36 @@ def _load_weights(model: Valor, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from None
     expected = dict(model.named_parameters())
-    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected)
-    wrong = [n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape]
-    if missing or extra or wrong:
-        raise ModelError(f"{path}: missing {missing}, left over {extra}, other shape {wrong}")
+    _compare(expected, weights, where=str(path))
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(weights[name])
+
+
+def check_weights(config: ValorConfig, weights: Mapping[str, torch.Tensor], *, where: str) -> None:
+    """Raise a `ModelError` unless the weights are those of such a model, in name and shape."""
+    with torch.device("meta"):
+        expected = dict(Valor(config).named_parameters())
+    _compare(expected, weights, where=where)
+
+
+def _compare(
+    expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], *, where: str
+) -> None:
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected)
+    wrong = [
+        f"{name} {list(weights[name].shape)} instead of {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if expected[name].shape != weights[name].shape
+    ]
+    if missing or extra or wrong:
+        raise ModelError(f"{where}: missing {missing}, left over {extra}, other shape {wrong}")
 
 
 def _fingerprint(folder: Path) -> str:
     """First 16 hex digits of the SHA-256 of everything that decides an embedding."""
     digest = hashlib.sha256()
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json", _WEIGHTS):
-        digest.update((folder / name).read_bytes())
+        if (folder / name).is_file():
+            digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]

@@ -1,401 +1,463 @@
-"""Weights of the released VALOR implementation under our names.
+"""Released VALOR checkpoints as model folders: `valor convert`.
 
-Each part has an explicit map from released names to ours. So far these are the arrangements of
-VALOR-B and VALOR-L: Video Swin or CLIP for vision, AST for audio, one BERT for text and decoder.
+A released model is a folder with a state dict and the options that it was trained with. Sizes are
+read off the weights, the arrangement off the options, and every released key is accounted for.
 
-Source: upstream `model/clip.py`, `model/videoswin.py`, `model/transformer.py`, `model/modeling.py`.
+Source: upstream `train_utils.py`, `data/data.py`, `model/pretrain.py`, `model/modeling.py`.
 """
 
+import json
+import pickle
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from valor.checkpoints.folder import check_weights, save_model
+from valor.checkpoints.official_keys import TWINS, UNUSED, key_map
 from valor.encoders.audio import AstConfig
-from valor.encoders.text import BertConfig
+from valor.encoders.clip_text import ClipTextConfig
+from valor.encoders.text import BertConfig, CrossAttentionKind
 from valor.encoders.video_swin import VideoSwinConfig
 from valor.encoders.vision import VitConfig
-from valor.errors import ConfigError
+from valor.errors import ConfigError, ModelError
 from valor.models.decoder import PromptConfig
 from valor.models.valor import ValorConfig
+from valor.processing.frames import FrameConfig
+from valor.processing.processor import Processor, ProcessorConfig
+from valor.processing.spectrogram import SpectrogramConfig
+from valor.processing.tokenizer import Tokenizer
 
-Weights = dict[str, Tensor]
-Side = Literal["video", "audio"]
-"""What upstream calls vision and audio."""
+_CROSS_ATTENTION: dict[str, CrossAttentionKind] = {
+    "va_concate": "concatenated",
+    "va_parallel": "parallel",
+    "video_audio": "vision_audio",
+    "audio_video": "audio_vision",
+}
+_PROMPTS = {
+    "align": "project language in common space",
+    "caption": "describe the video with natural language",
+    "answer": "answer the question",
+}
+_DEFAULTS: dict[str, Any] = {
+    "video_resolution": 224,
+    "audio_melbins": 64,
+    "audio_patch_size": 16,
+    "audio_frame_shift": 10,
+    "audio_target_length": 512,
+    "audio_mean": -4.2677393,
+    "audio_std": 4.5689974,
+    "video_encoder_type": "clip_vit_base_16",
+    "txt_encoder_type": "clip_vit_base_16",
+    "contra_type": "fine",
+    "caption_type": "unimlm",
+    "cross_attn_type": "va_concate",
+    "multimodal_use_cross_attn": True,
+    "share_txt_and_multimodal": True,
+    "use_task_prompt": False,
+    "late_fusion": False,
+    "init_clip_head": True,
+    "video_transforms": "none",
+}
+"""What the released command line takes where `hps.json` says nothing."""
 
 
-def valor_config(described: Mapping[str, Any]) -> ValorConfig:
-    """Sizes of a released model from a description of its architecture.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A released model as it lies on disk."""
+
+    folder: Path
+    weights: dict[str, Tensor]
+    """In float32, by released key."""
+    options: dict[str, Any]
+    described: Mapping[str, Any]
+    """What a `config.json` says beyond the options; empty for an `hps.json`."""
+    vocabulary: Path | None
+
+    @property
+    def uses_clip(self) -> bool:
+        """Whether frames are encoded by CLIP."""
+        return str(self.options["video_encoder_type"]).startswith("clip")
+
+    @property
+    def has_clip_text(self) -> bool:
+        """Whether texts are encoded by CLIP."""
+        return str(self.options["txt_encoder_type"]).startswith("clip")
+
+    def shape(self, key: str) -> torch.Size:
+        """Sizes of a released weight; a missing one is a `ModelError`."""
+        if key not in self.weights:
+            raise ModelError(
+                f"{self.folder}: no weight {key!r}, which its options ask for "
+                f"(video_encoder_type={self.options['video_encoder_type']!r}, "
+                f"txt_encoder_type={self.options['txt_encoder_type']!r})"
+            )
+        return self.weights[key].shape
+
+    def count(self, pattern: str) -> int:
+        """How many different numbers stand at the group of a pattern, over all keys."""
+        return len({m[1] for key in self.weights if (m := re.match(pattern, key))})
+
+    def heads(self, part: str, dim: int) -> int:
+        """Attention heads of a part: as described, else 64 dimensions each."""
+        return self.described.get("architecture", {}).get(part, {}).get("heads", max(1, dim // 64))
+
+
+def convert(source: Path, out: Path) -> ValorConfig:
+    """Turn a released model into a model folder.
 
     Args:
-        described: `options` as in a released `hps.json`, `architecture` with every size, and
-            `prompts` by sentence with their token ids.
+        source: Folder with a `.pt` or `.safetensors` and its `hps.json` (or `config.json`), and
+            optionally `vocab.txt`; or a released folder with `ckpt/` and `log/`.
+        out: Model folder to write.
+
+    Returns:
+        The model's configuration.
+
+    Raises:
+        ModelError: If a file is missing or damaged, or a key is missing or left over.
+        ConfigError: If the options name an arrangement that no released model has.
+    """
+    release = read_release(source)
+    tokenizer = _tokenizer(release)
+    try:
+        config = valor_config(release, tokenizer)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    weights = valor_weights(release, config)
+    processor = Processor(processor_config(release), tokenizer)
+    save_model(out, config, weights, processor, card=_card(release, config, tokenizer))
+    return config
+
+
+def read_release(source: Path) -> Release:
+    """Find and read a released model; a missing or damaged file is a `ModelError`."""
+    if not source.is_dir():
+        raise ModelError(f"{source}: no such folder; it should hold a .pt and its hps.json")
+    described = _json(_options_file(source))
+    if not isinstance(described, dict):
+        raise ModelError(f"{_options_file(source)}: no JSON object")
+    options = described.get("options", described)
+    vocabularies = [p for p in (source / "vocab.txt", source / "log" / "vocab.txt") if p.is_file()]
+    return Release(
+        folder=source,
+        weights=_read_weights(_weights_file(source)),
+        options=_DEFAULTS | options,
+        described=described if "options" in described else {},
+        vocabulary=vocabularies[0] if vocabularies else None,
+    )
+
+
+def _options_file(source: Path) -> Path:
+    names = ("hps.json", "log/hps.json", "config.json")
+    for name in names:
+        if (source / name).is_file():
+            return source / name
+    raise ModelError(f"{source}: no options; looked for {', '.join(names)}")
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not JSON ({error})") from None
+
+
+def _weights_file(source: Path) -> Path:
+    """The state dict: of the last step if several are kept."""
+    found = [
+        path
+        for folder in (source, source / "ckpt")
+        for kind in ("*.pt", "*.safetensors")
+        for path in sorted(folder.glob(kind))
+        if path.name != "io.safetensors" and not path.name.startswith("optimizer")
+    ]
+    steps = {int(m[1]): p for p in found if (m := re.fullmatch(r"model_step_(\d+)\.pt", p.name))}
+    if steps:
+        return steps[max(steps)]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ModelError(f"{source}: wanted one .pt or .safetensors, found {names}")
+    return found[0]
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            read = load_file(path)
+        else:
+            read = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"{path}: no plain state dict; what else it holds could run code and is not read"
+        ) from None
+    if not isinstance(read, dict) or not all(isinstance(v, Tensor) for v in read.values()):
+        raise ModelError(f"{path}: not a state dict: names and tensors were expected")
+    return {
+        name.replace("module.", ""): tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in read.items()
+    }
+
+
+def _tokenizer(release: Release) -> Tokenizer | None:
+    if release.vocabulary is None:
+        return None
+    tokenizer = Tokenizer.from_vocabulary(release.vocabulary)
+    size = release.shape("multimodal_encoder.embeddings.word_embeddings.weight")[0]
+    if tokenizer.vocab_size != size:
+        raise ModelError(
+            f"{release.vocabulary}: {tokenizer.vocab_size} words, but the checkpoint has {size}"
+        )
+    return tokenizer
+
+
+def valor_config(release: Release, tokenizer: Tokenizer | None = None) -> ValorConfig:
+    """The arrangement of a released model.
+
+    Args:
+        release: Weights and options.
+        tokenizer: For the task prompts, where the release does not list their ids.
 
     Returns:
         Our configuration.
 
     Raises:
-        ConfigError: If it is an arrangement that we do not have yet.
+        ConfigError: If the options name an arrangement that no released model has.
     """
-    options, sizes = described["options"], described["architecture"]
-    if sizes["text"] != "shared BERT" or options["contra_type"] != "fine":
-        raise ConfigError("only one BERT for text and decoder with fine contrast can be converted")
-    if options["cross_attn_type"] != "va_concate":
-        raise ConfigError(f"cross_attn_type={options['cross_attn_type']!r}, wanted 'va_concate'")
-    ids = described["prompts"] if options["use_task_prompt"] else {}
-    text = sizes["bert"]
+    options = release.options
+    decoder = _bert(release, "multimodal_encoder.", _cross_attention(options))
+    shares = not release.has_clip_text and options["share_txt_and_multimodal"]
+    if shares:
+        text = decoder
+    elif release.has_clip_text:
+        text = _clip_text(release)
+    else:
+        text = _bert(release, "txt_encoder.", "none")
+    kinds = {"unimlm": "masked", "lm": "causal"}
     return ValorConfig(
-        vision=vision_config(sizes["vision"]),
-        audio=audio_config(sizes["audio"]),
-        text=BertConfig(
-            vocab_size=text["vocab"],
-            dim=text["width"],
-            num_layers=text["layers"],
-            num_heads=text["heads"],
-            mlp_dim=text["feed_forward"],
-            norm_eps=text["norm_eps"],
-            marks_prompts=True,
-        ),
-        embed_dim=sizes["shared_dim"],
+        vision=_vision(release),
+        audio=_audio(release),
+        text=text,
+        decoder=None if shares else decoder,
+        contrast=_choice(options, "contra_type", {"fine": "fine", "coarse": "coarse"}),
+        late_fusion=options["late_fusion"],
+        language_modelling=_choice(options, "caption_type", kinds),
+        embed_dim=release.shape("contra_head_a.linear.weight")[0],
+        max_positions=release.shape("video_frame_embedding")[1],
         projects_equal_widths=False,
-        prompts=PromptConfig(
-            align=tuple(ids.get("project language in common space", ())),
-            caption=tuple(ids.get("describe the video with natural language", ())),
-            answer=tuple(ids.get("answer the question", ()))[1:-1],
-        ),
+        prompts=_prompts(release, tokenizer),
     )
 
 
-def audio_config(sizes: Mapping[str, Any]) -> AstConfig:
-    """Sizes of a released audio encoder."""
-    return AstConfig(
-        num_mels=sizes["mel_bins"],
-        hops_per_window=sizes["hops"],
-        patch_mels=sizes["patch"],
-        patch_hops=sizes["patch"],
-        dim=sizes["width"],
-        num_layers=sizes["layers"],
-        num_heads=sizes["heads"],
-        mlp_dim=sizes["feed_forward"],
-        norm_eps=sizes["norm_eps"],
-    )
+def _choice(options: Mapping[str, Any], name: str, choices: Mapping[str, Any]) -> Any:
+    if options[name] not in choices:
+        raise ConfigError(f"{name}={options[name]!r}, wanted one of {', '.join(choices)}")
+    return choices[options[name]]
 
 
-def vision_config(sizes: Mapping[str, Any]) -> VitConfig | VideoSwinConfig:
-    """Sizes of a released vision encoder."""
-    if sizes["kind"] == "clip_vit":
+def _cross_attention(options: Mapping[str, Any]) -> CrossAttentionKind:
+    if not options["multimodal_use_cross_attn"]:
+        return "none"
+    return _choice(options, "cross_attn_type", _CROSS_ATTENTION)
+
+
+def _vision(release: Release) -> VitConfig | VideoSwinConfig:
+    pixels = release.options["video_resolution"]
+    if release.uses_clip:
+        dim, _, patch, _ = release.shape("clip_model.visual.conv1.weight")
         return VitConfig(
-            image_px=sizes["resolution"],
-            patch_px=sizes["patch"],
-            dim=sizes["width"],
-            num_layers=sizes["layers"],
-            num_heads=sizes["heads"],
-            mlp_dim=4 * sizes["width"],
+            image_px=pixels,
+            patch_px=patch,
+            dim=dim,
+            num_layers=release.count(r"clip_model\.visual\.transformer\.resblocks\.(\d+)\."),
+            num_heads=release.heads("vision", dim),
+            mlp_dim=4 * dim,
             pre_norm=True,
-            activation=sizes["activation"],
-            norm_eps=sizes["norm_eps"],
+            activation="quick_gelu",
         )
+    if not str(release.options["video_encoder_type"]).startswith("videoswin"):
+        name = release.options["video_encoder_type"]
+        raise ConfigError(f"video_encoder_type={name!r}, wanted clip_vit_... or videoswin_...")
+    layers = r"video_encoder\.layers\."
+    depths = tuple(
+        release.count(rf"{layers}{stage}\.blocks\.(\d+)\.")
+        for stage in range(release.count(rf"{layers}(\d+)\."))
+    )
+    table = "video_encoder.layers.{}.blocks.0.attn.relative_position_bias_table"
+    given = release.described.get("architecture", {}).get("vision", {})
     return VideoSwinConfig(
-        image_px=sizes["resolution"],
-        embed_dim=sizes["embed_dim"],
-        depths=tuple(sizes["depths"]),
-        num_heads=tuple(sizes["heads"]),
-        window=tuple(sizes["window"]),
+        image_px=pixels,
+        embed_dim=release.shape("video_encoder.patch_embed.proj.weight")[0],
+        depths=depths,
+        num_heads=tuple(release.shape(table.format(stage))[1] for stage in range(len(depths))),
+        window=tuple(given.get("window", (8, 7, 7))),
     )
 
 
-def valor_weights(released: Mapping[str, Tensor], config: ValorConfig) -> Weights:
-    """All weights of a released model as those of a `Valor`.
+def _audio(release: Release) -> AstConfig:
+    options = release.options
+    dim, _, patch_mels, patch_hops = release.shape("audio_embeddings.first_conv.weight")
+    return AstConfig(
+        num_mels=options["audio_melbins"],
+        hops_per_window=options["audio_target_length"],
+        patch_mels=patch_mels,
+        patch_hops=patch_hops,
+        dim=dim,
+        num_layers=release.count(r"audio_encoder\.layer\.(\d+)\."),
+        num_heads=release.heads("audio", dim),
+        mlp_dim=release.shape("audio_encoder.layer.0.ff_layer.linear1.weight")[0],
+        norm_eps=1e-12,
+    )
+
+
+def _bert(release: Release, prefix: str, cross_attention: CrossAttentionKind) -> BertConfig:
+    vocab_size, dim = release.shape(f"{prefix}embeddings.word_embeddings.weight")
+    return BertConfig(
+        vocab_size=vocab_size,
+        max_length=release.shape(f"{prefix}embeddings.position_embeddings.weight")[0],
+        dim=dim,
+        num_layers=release.count(re.escape(prefix) + r"encoder\.layer\.(\d+)\."),
+        num_heads=release.heads("bert", dim),
+        mlp_dim=release.shape(f"{prefix}encoder.layer.0.intermediate.dense.weight")[0],
+        cross_attention=cross_attention,
+    )
+
+
+def _clip_text(release: Release) -> ClipTextConfig:
+    vocab_size, dim = release.shape("clip_model.token_embedding.weight")
+    return ClipTextConfig(
+        vocab_size=vocab_size,
+        max_length=release.shape("clip_model.positional_embedding")[0],
+        dim=dim,
+        num_layers=release.count(r"clip_model\.transformer\.resblocks\.(\d+)\."),
+        num_heads=release.heads("text", dim),
+    )
+
+
+def _prompts(release: Release, tokenizer: Tokenizer | None) -> PromptConfig:
+    if not release.options["use_task_prompt"]:
+        return PromptConfig()
+    known = release.described.get("prompts", {})
+    ids: dict[str, tuple[int, ...]] = {}
+    for name, sentence in _PROMPTS.items():
+        if sentence in known:
+            ids[name] = tuple(known[sentence])
+        elif tokenizer is not None:
+            ids[name] = tuple(tokenizer.encode([sentence], max_length=99).token_ids[0].tolist())
+        else:
+            raise ModelError(
+                f"{release.folder}: use_task_prompt needs the prompts' token ids; "
+                "put the vocab.txt of bert-base-uncased beside the checkpoint"
+            )
+    align = () if release.has_clip_text else ids["align"]
+    return PromptConfig(align=align, caption=ids["caption"], answer=ids["answer"][1:-1])
+
+
+def valor_weights(release: Release, config: ValorConfig) -> dict[str, Tensor]:
+    """All weights of a released model under our names.
 
     Args:
-        released: The whole state dict.
+        release: Weights and options.
         config: From `valor_config`.
 
     Returns:
-        Weights by our name. The temperature is CLIP's where there is a CLIP, as upstream has it.
+        Weights by our name. Embeddings of frames and windows beyond those that the model was
+        trained with repeat the last one that was, as upstream does when loading.
+
+    Raises:
+        ModelError: If released keys are missing or left over, or do not have the right shape.
     """
-    clip = isinstance(config.vision, VitConfig)
-    parts = {
-        "vision.": clip_vision(released) if clip else video_swin(released),
-        "audio.": ast(released),
-        "decoder.": decoder(released),
-    }
-    sides: dict[str, Side] = {"vision": "video", "audio": "audio"}
-    parts["heads.text."] = alignment_head(released, "text")
-    for ours, theirs in sides.items():
-        parts[f"heads.{ours}."] = alignment_head(released, theirs)
-        parts[f"memory_projections.{ours}."] = memory_projection(released, theirs)
-    weights = {
-        prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()
-    }
-    weights["log_scale"] = (
-        released["clip_model.logit_scale"] if clip else -released["contra_temp"].log()
+    heads = release.uses_clip and release.has_clip_text and release.options["init_clip_head"]
+    sources, released = key_map(config, has_clip_heads=heads), release.weights
+    needed = {key for source in sources.values() for key in source.keys}
+    missing = sorted(needed - released.keys())
+    twins = dict(TWINS)
+    if config.decoder is None:
+        own = [key for key in released if key.startswith("txt_encoder.")]
+        twins |= {key: key.replace("txt_encoder.", "multimodal_encoder.") for key in own}
+    unused = {key for key in released if UNUSED.match(key)}
+    extra = sorted(released.keys() - needed - twins.keys() - unused)
+    missing += sorted(
+        twin for key, twin in twins.items() if key in released and twin not in released
     )
-    return weights
-
-
-def clip_vision(released: Mapping[str, Tensor], prefix: str = "clip_model.visual.") -> Weights:
-    """CLIP's vision tower as a `VisionTransformer` with `pre_norm` and `quick_gelu`.
-
-    The projection into CLIP's shared space is no part of the encoder and is left out. CLIP's patch
-    embedding has no bias and its frames know no time: both are zero here.
-
-    Args:
-        released: The whole state dict.
-        prefix: Of the tower.
-
-    Returns:
-        Weights by our name, with room for 32 frames.
-    """
-    names = {
-        "class_embedding": "cls_token",
-        "positional_embedding": "patch_position",
-        "conv1.weight": "patch_embedding.weight",
-        **_both("ln_pre", "pre_norm"),
-        **_both("ln_post", "norm"),
-    }
-    weights = _clip_tower(_below(released, prefix), names)
-    dim = weights["cls_token"].shape[0]
-    weights["patch_embedding.bias"] = torch.zeros(dim)
-    weights["time_position"] = torch.zeros(32, dim)
-    return weights
-
-
-def clip_text(released: Mapping[str, Tensor], prefix: str = "clip_model.") -> Weights:
-    """CLIP's text tower as a `ClipTextTransformer`, without its projection.
-
-    Args:
-        released: The whole state dict.
-        prefix: Of the tower.
-
-    Returns:
-        Weights by our name.
-    """
-    names = {
-        "token_embedding.weight": "word_embedding.weight",
-        "positional_embedding": "position",
-        **_both("ln_final", "norm"),
-    }
-    return _clip_tower(_below(released, prefix), names)
-
-
-def _clip_tower(tower: Weights, names: Mapping[str, str]) -> Weights:
-    """The blocks of a CLIP tower, and what `names` says of the rest."""
-    weights: Weights = {}
-    for name, tensor in tower.items():
-        if name in names:
-            weights[names[name]] = tensor
-        elif name.startswith("transformer.resblocks."):
-            _, _, index, rest = name.split(".", 3)
-            _clip_block(weights, f"blocks.{index}.", rest, tensor)
-    return weights
-
-
-def _clip_block(weights: Weights, block: str, name: str, tensor: Tensor) -> None:
-    """One tensor of a CLIP block; queries, keys and values are packed there in one matrix."""
-    names = {
-        **_both("attn.out_proj", "attention.output"),
-        **_both("ln_1", "attention_norm"),
-        **_both("ln_2", "mlp_norm"),
-        **_both("mlp.c_fc", "mlp.0"),
-        **_both("mlp.c_proj", "mlp.2"),
-    }
-    if name in names:
-        weights[block + names[name]] = tensor
-        return
-    kind = name.removeprefix("attn.in_proj_")
-    dim = tensor.shape[0] // 3
-    weights[f"{block}attention.query.{kind}"] = tensor[:dim]
-    weights[f"{block}attention.key_value.{kind}"] = tensor[dim:]
-
-
-def video_swin(released: Mapping[str, Tensor], prefix: str = "video_encoder.") -> Weights:
-    """Video Swin as a `VideoSwinTransformer`; buffers that can be computed are left out.
-
-    Args:
-        released: The whole state dict.
-        prefix: Of the tower.
-
-    Returns:
-        Weights by our name.
-    """
-    names = {
-        **_both("norm1", "attention_norm"),
-        **_both("norm2", "mlp_norm"),
-        **_both("attn.qkv", "attention.query_key_value"),
-        **_both("attn.proj", "attention.output"),
-        **_both("mlp.fc1", "mlp.0"),
-        **_both("mlp.fc2", "mlp.2"),
-        "attn.relative_position_bias_table": "attention.distance_bias",
-    }
-    outer = {
-        **_both("patch_embed.proj", "patch_embedding"),
-        **_both("patch_embed.norm", "patch_norm"),
-        **_both("norm", "norm"),
-    }
-    weights: Weights = {}
-    for name, tensor in _below(released, prefix).items():
-        if name in outer:
-            weights[outer[name]] = tensor
-            continue
-        if name.endswith("relative_position_index"):
-            continue
-        _, stage, kind, rest = name.split(".", 3)
-        if kind == "downsample":
-            weights[f"stages.{int(stage) + 1}.merge.{rest}"] = tensor
-        else:
-            block, rest = rest.split(".", 1)
-            weights[f"stages.{stage}.blocks.{block}.{names[rest]}"] = tensor
-    return weights
-
-
-def ast(released: Mapping[str, Tensor]) -> Weights:
-    """The audio spectrogram transformer as an `AudioTransformer`.
-
-    Args:
-        released: The whole state dict.
-
-    Returns:
-        Weights by our name.
-    """
-    names = {
-        **_both("ff_layer.linear1", "mlp.0"),
-        **_both("ff_layer.linear2", "mlp.2"),
-        **_both("layernorm1", "attention_norm"),
-        **_both("layernorm2", "mlp_norm"),
-        **_both("attention.linears.0", "attention.query"),
-        **_both("attention.linears.3", "attention.output"),
-    }
-    conv = released["audio_embeddings.first_conv.weight"]
+    if missing or extra:
+        raise ModelError(
+            f"{release.folder}: keys do not fit the options; missing {missing}, left over {extra}"
+        )
+    for key, twin in twins.items():
+        if key in released and not torch.equal(released[key], released[twin]):
+            raise ModelError(f"{release.folder}: {key} should equal {twin}, which it shares")
     weights = {
-        "cls_token": released["audio_embeddings.cls_token"][0, 0],
-        "position": released["audio_embeddings.position_embeddings.weight"],
-        "patch_embedding.weight": conv.flatten(1),
-        "patch_embedding.bias": released["audio_embeddings.first_conv.bias"],
-        "norm.weight": released["audio_encoder.last_layernorm.weight"],
-        "norm.bias": released["audio_encoder.last_layernorm.bias"],
+        name: source.make(*(released[key] for key in source.keys)).clone()
+        for name, source in sources.items()
     }
-    layers = _below(released, "audio_encoder.layer.")
-    for name, tensor in layers.items():
-        index, rest = name.split(".", 1)
-        if rest in names:
-            weights[f"blocks.{index}.{names[rest]}"] = tensor
-        elif rest.startswith("attention.linears.1"):
-            kind = rest.rpartition(".")[2]
-            value = layers[f"{index}.attention.linears.2.{kind}"]
-            weights[f"blocks.{index}.attention.key_value.{kind}"] = torch.cat([tensor, value])
+    for side, name in (("video", "vision"), ("audio", "audio")):
+        num_trained = release.options.get(f"{side}_sample_num", -1)
+        if num_trained > 0:
+            position = weights[f"memory_projections.{name}.position"]
+            position[num_trained:] = position[num_trained - 1]
+    check_weights(config, weights, where=str(release.folder))
     return weights
 
 
-def bert(released: Mapping[str, Tensor], prefix: str = "multimodal_encoder.") -> Weights:
-    """BERT with concatenated cross-attention as a `TextTransformer`.
+def processor_config(release: Release) -> ProcessorConfig:
+    """The preprocessing that a released model was trained with.
 
-    Every token is of the first type, so that its embedding becomes part of the position's; a
-    prompt has a mark instead of the type. The pooler is used by nothing.
-
-    Args:
-        released: The whole state dict.
-        prefix: Of the tower.
-
-    Returns:
-        Weights by our name.
+    Source:
+        Upstream `data/data.py`: sound at 22 050 Hz through Kaldi's filter bank with a Hanning
+        window and no dither, padded with zeros; frames resized to a square.
     """
-    theirs = _below(released, prefix)
-    embeddings = _below(theirs, "embeddings.")
-    kind = embeddings["token_type_embeddings.weight"][0]
-    weights = {
-        "word_embedding.weight": embeddings["word_embeddings.weight"],
-        "position_embedding.weight": embeddings["position_embeddings.weight"] + kind,
-        "norm.weight": embeddings["LayerNorm.weight"],
-        "norm.bias": embeddings["LayerNorm.bias"],
-        "prompt_mark": embeddings["prompt_embedding.weight"][0] - kind,
-    }
-    names = {
-        **_both("attention.self.query", "attention.query"),
-        **_both("attention.output.dense", "attention.output"),
-        **_both("attention.output.LayerNorm", "attention_norm"),
-        **_both("cross_attn.cross.query", "cross_attention.query"),
-        **_both("cross_attn.output.dense", "cross_attention.output"),
-        **_both("cross_attn.output.LayerNorm", "cross_norm"),
-        **_both("intermediate.dense", "mlp.0"),
-        **_both("output.dense", "mlp.2"),
-        **_both("output.LayerNorm", "mlp_norm"),
-    }
-    packed = {"attention.self.": "attention", "cross_attn.cross.": "cross_attention"}
-    layers = _below(theirs, "encoder.layer.")
-    for name, tensor in layers.items():
-        index, rest = name.split(".", 1)
-        if rest in names:
-            weights[f"layers.{index}.{names[rest]}"] = tensor
-        for there, here in packed.items():
-            if rest.startswith(f"{there}key."):
-                part = rest.rpartition(".")[2]
-                value = layers[f"{index}.{there}value.{part}"]
-                weights[f"layers.{index}.{here}.key_value.{part}"] = torch.cat([tensor, value])
-    return weights
+    options, described = release.options, release.described
+
+    def number(side: str, name: str, default: int) -> int:
+        choices = (
+            described.get(name),
+            options.get(f"test_{side}_sample_num"),
+            options.get(f"{side}_sample_num"),
+        )
+        return next((choice for choice in choices if choice and choice > 0), default)
+
+    return ProcessorConfig(
+        frames=FrameConfig(
+            num_bursts=number("video", "num_video_frames", 8),
+            image_px=options["video_resolution"],
+            normalise="clip" if release.uses_clip else "imagenet",
+            crop="centre" if options["video_transforms"] == "crop_flip" else "stretch",
+        ),
+        spectrogram=SpectrogramConfig(
+            sample_rate_hz=22_050,
+            num_mels=options["audio_melbins"],
+            hop_s=options["audio_frame_shift"] / 1000,
+            hops_per_window=options["audio_target_length"],
+            num_windows=number("audio", "num_audio_clips", 2),
+            mean=options["audio_mean"],
+            deviation=options["audio_std"],
+            padding=0.0,
+        ),
+        max_text_length=32,
+        has_words=release.vocabulary is not None,
+    )
 
 
-def decoder(released: Mapping[str, Tensor]) -> Weights:
-    """The shared BERT with its word head as a `Decoder`.
-
-    Args:
-        released: The whole state dict.
-
-    Returns:
-        Weights by our name.
-    """
-    return {
-        **{f"text.{name}": tensor for name, tensor in bert(released).items()},
-        "transform.weight": released["cls.dense.weight"],
-        "transform.bias": released["cls.dense.bias"],
-        "norm.weight": released["cls.layernorm.weight"],
-        "norm.bias": released["cls.layernorm.bias"],
-        "bias": released["cls.decoder.bias"],
-    }
-
-
-def alignment_head(released: Mapping[str, Tensor], modality: Literal["text"] | Side) -> Weights:
-    """Projection and weight scorer of fine-grained contrast as an `AlignmentHead`.
-
-    Args:
-        released: The whole state dict.
-        modality: As upstream calls it.
-
-    Returns:
-        Weights by our name.
-    """
-    scorer = _below(released, f"{modality}_fine_weight.")
-    return {
-        "projection.weight": released[f"contra_head_{modality[0]}.linear.weight"],
-        **{f"scorer.{name}": tensor for name, tensor in scorer.items()},
-    }
-
-
-def memory_projection(released: Mapping[str, Tensor], modality: Side) -> Weights:
-    """A modality's way to the decoder as a `MemoryProjection`.
-
-    Args:
-        released: The whole state dict.
-        modality: As upstream calls it.
-
-    Returns:
-        Weights by our name.
-    """
-    change = _below(released, f"hidden_trans_{modality}_multimodal.")
-    names = {**_both("0", "projection"), **_both("1", "norm")}
-    return {
-        **{names[name]: tensor for name, tensor in change.items()},
-        "position": released[f"{modality}_frame_embedding"][0],
-        "modality": released[f"{modality}_type_embeddings"][0, 0],
-    }
-
-
-def _below(released: Mapping[str, Tensor], prefix: str) -> Weights:
-    """The weights whose names begin with a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in released.items() if k.startswith(prefix)}
-
-
-def _both(theirs: str, ours: str) -> dict[str, str]:
-    """Map a module's weight and bias."""
-    return {f"{theirs}.{kind}": f"{ours}.{kind}" for kind in ("weight", "bias")}
+def _card(release: Release, config: ValorConfig, tokenizer: Tokenizer | None) -> str:
+    words = (
+        "It has its tokenizer."
+        if tokenizer
+        else "There was no `vocab.txt` beside the checkpoint, so it has no tokenizer: it embeds "
+        "media, but reads and writes token ids only."
+    )
+    return (
+        "---\nlibrary_name: valor\nlicense: mit\n---\n# A released VALOR model\n\nConverted by "
+        "`valor convert` from weights of the released implementation (TXH-mercury/VALOR, MIT): "
+        f"vision `{release.options['video_encoder_type']}`, text "
+        f"`{release.options['txt_encoder_type']}`, {config.contrast} contrast, cross-attention "
+        f"`{config.decoder_config.cross_attention}`. {words}\n"
+    )

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from valor.config import configclass
-from valor.encoders.layers import PreNormBlock
+from valor.encoders.layers import PreNormBlock, check_heads
 from valor.types import EncoderOutput, Tokens
 
 
@@ -38,8 +38,7 @@ class AstConfig:
             raise ValueError(
                 f"hops_per_window={self.hops_per_window}, not in patches of {self.patch_hops}"
             )
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim={self.dim} is no multiple of num_heads={self.num_heads}")
+        check_heads(self.dim, self.num_heads)
 
     @property
     def num_patches(self) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from valor.config import configclass
-from valor.encoders.layers import Activation, PreNormBlock
+from valor.encoders.layers import Activation, PreNormBlock, check_heads
 from valor.encoders.text import prefix_causal_mask
 
 
@@ -28,8 +28,7 @@ class ClipTextConfig:
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim={self.dim} is no multiple of num_heads={self.num_heads}")
+        check_heads(self.dim, self.num_heads)
 
 
 class ClipTextTransformer(nn.Module):

@@ -1,7 +1,8 @@
 """Attention and feed-forward layers shared by all encoders and the decoder."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,19 +17,51 @@ class KeyValue:
     key: Float[Tensor, "batch heads tokens head_dim"]
     value: Float[Tensor, "batch heads tokens head_dim"]
 
-    def append(self, other: "KeyValue") -> "KeyValue":
-        """Return both stretches in a row."""
-        return KeyValue(
-            torch.cat([self.key, other.key], dim=2), torch.cat([self.value, other.value], dim=2)
-        )
+    def __iter__(self) -> Iterator[Tensor]:
+        """Keys, then values."""
+        return iter((self.key, self.value))
 
-    def head(self, num_tokens: int) -> "KeyValue":
-        """Keep the first tokens only."""
-        return KeyValue(self.key[:, :, :num_tokens], self.value[:, :, :num_tokens])
+    def cut(self, tokens: slice) -> "KeyValue":
+        """Keep some tokens only; nothing is copied."""
+        return KeyValue(self.key[:, :, tokens], self.value[:, :, tokens])
 
-    def select(self, rows: Tensor) -> "KeyValue":
-        """Pick rows, as beam search does when beams are reordered."""
-        return KeyValue(self.key[rows], self.value[rows])
+    def write(self, new: "KeyValue", start: int) -> "KeyValue":
+        """Put new tokens at `start`; returns everything up to their end."""
+        stop = start + new.key.shape[2]
+        for mine, theirs in zip(self, new, strict=True):
+            mine[:, :, start:stop] = theirs
+        return self.cut(slice(stop))
+
+
+def linear(
+    x: Float[Tensor, "*rows dim"], weight: Float[Tensor, "out dim"], bias: Tensor | None
+) -> Float[Tensor, "*rows out"]:
+    """Multiply by a matrix, by whichever kernel is fastest here."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+        # torch's default product on x86 reaches a third to 95 % of oneDNN's rate, the less the
+        # fewer rows there are (`benchmarks/bench_generate.py`); oneDNN's has no gradient.
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """The usual linear layer, by the fastest kernel."""
+
+    def forward(self, input: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows out"]:
+        """Multiply by the weight and add the bias."""
+        return linear(input, self.weight, self.bias)
+
+    def pack(self) -> None:
+        """Lay the weight out as the CPU reads it; for inference only, and there is no way back."""
+        with torch.no_grad():
+            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """A packed weight is saved as any other."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.weight.is_mkldnn:
+            destination[f"{prefix}weight"] = self.weight.to_dense()
 
 
 def attend(
@@ -47,6 +80,12 @@ def attend(
     return F.scaled_dot_product_attention(query, source.key, source.value, attn_mask=allowed)
 
 
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raise a `ValueError` unless the heads share the width evenly."""
+    if num_heads < 1 or dim < 1 or dim % num_heads:
+        raise ValueError(f"dim={dim} cannot be shared evenly by num_heads={num_heads}")
+
+
 class Attention(nn.Module):
     """Multi-head attention with separable key-value projection, for self- and cross-attention.
 
@@ -58,9 +97,9 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.output = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim)
+        self.output = Linear(dim, dim)
 
     def project(self, source: Float[Tensor, "batch tokens dim"]) -> KeyValue:
         """Project the attended tokens; done once however many queries follow."""
@@ -105,7 +144,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, dim: int, hidden_dim: int, activation: Activation = "gelu") -> None:
         between = nn.GELU() if activation == "gelu" else QuickGelu()
-        super().__init__(nn.Linear(dim, hidden_dim), between, nn.Linear(hidden_dim, dim))
+        super().__init__(Linear(dim, hidden_dim), between, Linear(hidden_dim, dim))
 
 
 class PreNormBlock(nn.Module):

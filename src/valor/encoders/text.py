@@ -2,9 +2,11 @@
 
 VALOR shares these weights between both uses (paper 3.2): called without memory it encodes text
 in both directions; called with memory it is the conditional decoder's stack of layers.
+
+Source: VALOR 3.4 and table 6; upstream `model/bert.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +15,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from valor.config import configclass
-from valor.encoders.layers import Attention, FeedForward, KeyValue
-from valor.types import Modality, TextBatch
+from valor.encoders.layers import Attention, FeedForward, KeyValue, check_heads
+from valor.types import AUDIOVISUAL, Modality, TextBatch, Tokens
+
+CrossAttentionKind = Literal["concatenated", "parallel", "vision_audio", "audio_vision", "none"]
+
+_SOURCES: dict[CrossAttentionKind, dict[str, Modality]] = {
+    "concatenated": {"media": AUDIOVISUAL},
+    "parallel": {"vision": Modality.VISION, "audio": Modality.AUDIO},
+    "vision_audio": {"vision": Modality.VISION, "audio": Modality.AUDIO},
+    "audio_vision": {"audio": Modality.AUDIO, "vision": Modality.VISION},
+    "none": {},
+}
+"""What each cross-attention of a layer looks at, in the order in which they run."""
 
 
 @configclass
@@ -30,49 +43,139 @@ class BertConfig:
     mlp_dim: int = 3072
     dropout: float = 0.1
     norm_eps: float = 1e-12
-    marks_prompts: bool = False
-    """Mark the tokens of a prompt or question, and count positions from 0 again after it, as the
-    released models do."""
+    cross_attention: CrossAttentionKind = "concatenated"
+    """How a layer looks at media: at vision and audio in a row, at each by itself with the results
+    added, or at one after the other. With `none`, media stand before the text and are part of
+    self-attention (the paper's merged attention)."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim={self.dim} is no multiple of num_heads={self.num_heads}")
+        check_heads(self.dim, self.num_heads)
+
+    @property
+    def cross_attention_names(self) -> tuple[str, ...]:
+        """Names of a layer's cross-attentions, in the order in which they run."""
+        return tuple(_SOURCES[self.cross_attention])
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one cross-attention sees of the memory."""
+
+    source: KeyValue
+    allowed: Bool[Tensor, "batch 1 1 tokens"] | None
+    """None if there is nothing to hide."""
+    present: Bool[Tensor, " batch"] | None
+    """False for rows that have none of it; None if all have."""
 
 
 @dataclass(slots=True)
 class Memory:
-    """Everything the decoder can look at: keys and values per layer, projected once per step.
+    """Everything the decoder can look at, projected once however many texts follow."""
 
-    Several groups of text rows (modality groups in training, beams in generation) share each row
-    of the memory; a group is a mask over it.
-    """
+    tokens: dict[Modality, Tokens]
+    """By single modality, in the decoder's width."""
+    layers: list[dict[str, KeyValue]]
+    """Of every layer, keys and values by cross-attention."""
+    sources: Mapping[str, Modality]
+    """The modalities of each cross-attention."""
 
-    layers: list[KeyValue]
-    valid: dict[Modality, Bool[Tensor, "batch tokens"]]
-    """By single modality: True at its tokens that are there."""
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch."""
+        return len(next(iter(self.tokens.values())).valid)
 
     def has(self, group: Modality) -> Bool[Tensor, " batch"]:
         """True for rows with every modality of the group."""
-        if any(modality not in self.valid for modality in group):
-            return torch.zeros_like(next(iter(self.valid.values()))[:, 0])
-        return torch.stack([self.valid[m].any(dim=1) for m in group]).all(dim=0)
+        if any(modality not in self.tokens for modality in group):
+            return torch.zeros_like(next(iter(self.tokens.values())).valid[:, 0])
+        return torch.stack([self.tokens[m].valid.any(dim=1) for m in group]).all(dim=0)
 
-    def allowed(
-        self, groups: Sequence[Modality], length: int
-    ) -> Bool[Tensor, "batch 1 queries tokens"]:
-        """Mask for groups of `length` queries each, one behind the other.
+    def select(self, group: Modality) -> Tokens:
+        """The tokens of a group's modalities in a row."""
+        parts = [tokens for modality, tokens in self.tokens.items() if modality in group]
+        if not parts:
+            raise ValueError(f"nothing to describe: no tokens of {group.label!r}")
+        return Tokens(
+            features=torch.cat([part.features for part in parts], dim=1),
+            valid=torch.cat([part.valid for part in parts], dim=1),
+        )
 
-        A row that has nothing of a group sees everything, so that no softmax is empty: what comes
-        out there must not be used.
-        """
-        nowhere = torch.zeros_like(next(iter(self.valid.values())))
-        seen = []
-        for group in groups:
-            parts = [self.valid[m] for m in group if m in self.valid] or [nowhere]
-            mask = torch.stack(parts).any(dim=0)
-            seen.append(mask | ~mask.any(dim=1, keepdim=True))
-        return torch.stack(seen, dim=1).repeat_interleave(length, dim=1)[:, None]
+    def seen_from(self, group: Modality) -> list[dict[str, Seen]]:
+        """What each layer's cross-attentions see of a group."""
+        views: dict[str, tuple[slice, Tensor | None, Tensor | None]] = {}
+        for name, modalities in self.sources.items():
+            if any(m in self.tokens for m in modalities & group):
+                valid = self.select(modalities & group).valid
+                whole = bool(valid.all())
+                views[name] = (
+                    self._stretch(modalities, group),
+                    None if whole else (valid | ~valid.any(1, keepdim=True))[:, None, None],
+                    None if whole else valid.any(dim=1),
+                )
+        return [
+            {
+                name: Seen(layer[name].cut(stretch), allowed, present)
+                for name, (stretch, allowed, present) in views.items()
+            }
+            for layer in self.layers
+        ]
+
+    def _stretch(self, modalities: Modality, group: Modality) -> slice:
+        """Where a group's tokens stand among those that a cross-attention projected."""
+        stop, bounds = 0, list[int]()
+        for modality, tokens in self.tokens.items():
+            if modality in modalities:
+                start, stop = stop, stop + tokens.valid.shape[1]
+                bounds += [start, stop] if modality in group else []
+        return slice(bounds[0], bounds[-1])
+
+
+@dataclass(slots=True)
+class TextCache:
+    """Keys and values of a text in the making: room for all of it, and how much is kept.
+
+    What is written behind the kept tokens can be attended to in the same step and is overwritten
+    in the next one, which is how a [MASK] is asked without ever being remembered.
+    """
+
+    layers: list[KeyValue]
+    valid: Bool[Tensor, "rows room"]
+    num_kept: int = 0
+
+    def repeat(self, copies: int) -> "TextCache":
+        """Copies of every row, next to each other."""
+        layers = [KeyValue(*(t.repeat_interleave(copies, 0) for t in kv)) for kv in self.layers]
+        return TextCache(layers, self.valid.repeat_interleave(copies, 0), self.num_kept)
+
+    def reorder(self, rows: Int[Tensor, " rows"], first: int) -> None:
+        """Give each row another row's tokens from `first` on, as when beams are reordered."""
+        for layer in self.layers:
+            for part in layer:
+                part[:, :, first : self.num_kept] = part[rows, :, first : self.num_kept]
+
+
+class CrossAttention(nn.Module):
+    """Attention to media, with residual and norm.
+
+    Args:
+        config: Sizes.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config.dim, config.num_heads)
+        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "rows length dim"], seen: Seen
+    ) -> Float[Tensor, "rows length dim"]:
+        """Look at the memory; the rows of `x` are `[batch, copies]` and copies share a memory."""
+        batch = len(seen.source.key)
+        queries = x.view(batch, -1, x.shape[-1])
+        attended = self.attention(queries, seen.source, allowed=seen.allowed)
+        return self.norm(x + self.dropout(attended.view(x.shape)))
 
 
 class BertLayer(nn.Module):
@@ -84,39 +187,51 @@ class BertLayer(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
+        self.adds = config.cross_attention == "parallel"
         self.attention = Attention(config.dim, config.num_heads)
         self.attention_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.cross_attention = Attention(config.dim, config.num_heads)
-        self.cross_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.cross = nn.ModuleDict(
+            {name: CrossAttention(config) for name in config.cross_attention_names}
+        )
         self.mlp = FeedForward(config.dim, config.mlp_dim)
         self.mlp_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
+    @property
+    def cross_attentions(self) -> dict[str, CrossAttention]:
+        """By what they look at."""
+        return {n: m for n, m in self.cross.items() if isinstance(m, CrossAttention)}
+
     def forward(
         self,
         x: Float[Tensor, "rows length dim"],
-        allowed: Bool[Tensor, "rows 1 length tokens"],
+        allowed: Bool[Tensor, "#rows 1 #length tokens"] | None,
         *,
-        past: KeyValue | None = None,
-        memory: KeyValue | None = None,
-        memory_allowed: Bool[Tensor, "batch 1 queries memory"] | None = None,
-    ) -> tuple[Float[Tensor, "rows length dim"], KeyValue]:
-        """Run the layer; also returns the self-attention's keys and values, past ones included."""
-        present = self.attention.project(x)
-        if past is not None:
-            present = past.append(present)
-        attended = self.attention(x, present, allowed=allowed)
-        x = self.attention_norm(x + self.dropout(attended))
-        if memory is not None:
-            x = self.cross_norm(x + self.dropout(self._look(x, memory, memory_allowed)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x))), present
+        seen: Mapping[str, Seen] | None = None,
+        cache: KeyValue | None = None,
+        num_kept: int = 0,
+    ) -> Float[Tensor, "rows length dim"]:
+        """Run the layer; with a cache, its new keys and values are written behind the kept ones."""
+        source = self.attention.project(x)
+        if cache is not None:
+            source = cache.write(source, num_kept)
+        x = self.attention_norm(x + self.dropout(self.attention(x, source, allowed=allowed)))
+        if seen:
+            x = self._look(x, seen)
+        return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
-    def _look(self, x: Tensor, memory: KeyValue, allowed: Tensor | None) -> Tensor:
-        """Attend to the memory; rows are `[group, batch]`, and groups line up along the length."""
-        batch, (rows, length, dim) = memory.key.shape[0], x.shape
-        queries = x.view(-1, batch, length, dim).transpose(0, 1).reshape(batch, -1, dim)
-        attended = self.cross_attention(queries, memory, allowed=allowed)
-        return attended.view(batch, -1, length, dim).transpose(0, 1).reshape(rows, length, dim)
+    def _look(self, x: Tensor, seen: Mapping[str, Seen]) -> Tensor:
+        """Look at media; what a row does not have leaves it as it is."""
+        results = []
+        for name, attention in self.cross.items():
+            if name in seen:
+                looked, present = attention(x, seen[name]), seen[name].present
+                if present is not None:
+                    there = present.repeat_interleave(len(x) // len(present))[:, None, None]
+                    looked = torch.where(there, looked, 0.0 if self.adds else x)
+                results.append(looked)
+                x = x if self.adds else looked
+        return torch.stack(results).sum(dim=0) if len(results) > 1 and self.adds else results[-1]
 
 
 class TextTransformer(nn.Module):
@@ -134,21 +249,38 @@ class TextTransformer(nn.Module):
         # The words are the decoder's output matrix too: this keeps the size of its signals.
         nn.init.normal_(self.word_embedding.weight, std=config.dim**-0.5)
         nn.init.normal_(self.position_embedding.weight, std=0.02)
-        self.prompt_mark = (
-            nn.Parameter(torch.randn(config.dim) * 0.02) if config.marks_prompts else None
-        )
+        self.prompt_mark = nn.Parameter(torch.randn(config.dim) * 0.02)
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_layers))
 
     @property
-    def cross_attentions(self) -> list[Attention]:
-        """Of every layer."""
-        return [layer.cross_attention for layer in self.layers if isinstance(layer, BertLayer)]
+    def bert_layers(self) -> list[BertLayer]:
+        """All layers, by their type."""
+        return [layer for layer in self.layers if isinstance(layer, BertLayer)]
 
-    def project(self, features: Float[Tensor, "batch tokens dim"]) -> list[KeyValue]:
-        """Cross-attention keys and values of every layer."""
-        return [attention.project(features) for attention in self.cross_attentions]
+    def remember(self, tokens: dict[Modality, Tokens]) -> Memory:
+        """Project media tokens for every cross-attention of every layer.
+
+        Args:
+            tokens: In this transformer's width, by single modality.
+
+        Returns:
+            What decoders of any group of these modalities look at.
+
+        Raises:
+            ValueError: If there is no modality at all.
+        """
+        if not tokens:
+            raise ValueError("no media to describe: neither vision nor audio tokens")
+        sources = _SOURCES[self.config.cross_attention]
+        memory = Memory(tokens, [{} for _ in self.layers], sources)
+        for name, modalities in sources.items():
+            if any(modality in tokens for modality in modalities):
+                features = memory.select(modalities).features
+                for layer, projected in zip(self.bert_layers, memory.layers, strict=True):
+                    projected[name] = layer.cross_attentions[name].attention.project(features)
+        return memory
 
     def forward(
         self,
@@ -158,49 +290,57 @@ class TextTransformer(nn.Module):
         num_prefix: int = 0,
     ) -> Float[Tensor, "rows length dim"]:
         """Encode text in both directions; vectors at padded positions are meaningless."""
-        x = self.embed(token_ids, valid, num_prefix=num_prefix)
+        x = self.embed(token_ids, count_positions(valid, num_prefix), num_prefix=num_prefix)
         # A row without text sees its padding, so that no row's softmax is empty.
         seen = valid | ~valid.any(dim=1, keepdim=True)
-        allowed = seen[:, None, None, :].expand(-1, 1, token_ids.shape[1], -1)
-        for layer in self.layers:
-            x, _ = layer(x, allowed)
-        return x
+        return self.run(x, seen[:, None, None, :])
 
     def embed(
         self,
         token_ids: Int[Tensor, "rows length"],
-        valid: Bool[Tensor, "rows length"],
+        positions: Int[Tensor, "#rows length"],
         *,
         num_prefix: int = 0,
-        num_past: int = 0,
-    ) -> Float[Tensor, "rows new dim"]:
-        """Sum of word and position embeddings, normalised.
-
-        Args:
-            token_ids: Whole rows.
-            valid: Positions count these only.
-            num_prefix: This many first tokens are a prompt.
-            num_past: This many first tokens need no embedding any more.
-
-        Returns:
-            The embedded tokens after the past ones.
-        """
-        if self.prompt_mark is None:
-            positions = _count(valid)
-        else:
-            parts = (valid[:, :num_prefix], valid[:, num_prefix:])
-            positions = torch.cat([_count(part) for part in parts], dim=1)
-        x = self.word_embedding(token_ids[:, num_past:])
-        x = x + self.position_embedding(positions[:, num_past:])
-        if self.prompt_mark is not None:
-            is_prompt = torch.arange(num_past, token_ids.shape[1], device=x.device) < num_prefix
-            x = x + is_prompt[:, None] * self.prompt_mark
+    ) -> Float[Tensor, "rows length dim"]:
+        """Sum of word and position embeddings, normalised; the prefix is marked as a prompt."""
+        x = self.word_embedding(token_ids) + self.position_embedding(positions)
+        is_prompt = torch.arange(x.shape[1], device=x.device) < num_prefix
+        x = x + is_prompt[:, None] * self.prompt_mark
         return self.dropout(self.norm(x))
 
+    def run(
+        self,
+        x: Float[Tensor, "rows length dim"],
+        allowed: Bool[Tensor, "#rows 1 #length tokens"] | None,
+        *,
+        seen: Sequence[Mapping[str, Seen]] | None = None,
+        cache: TextCache | None = None,
+    ) -> Float[Tensor, "rows length dim"]:
+        """Run all layers over embedded tokens."""
+        for index, layer in enumerate(self.layers):
+            x = layer(
+                x,
+                allowed,
+                seen=seen[index] if seen else None,
+                cache=cache.layers[index] if cache else None,
+                num_kept=cache.num_kept if cache else 0,
+            )
+        return x
 
-def _count(valid: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
-    """Position of every valid token among the valid ones."""
-    return valid.cumsum(dim=1).sub(1).clamp(min=0)
+    def new_cache(self, rows: int, room: int) -> TextCache:
+        """An empty cache for texts of up to `room` tokens."""
+        config, weight = self.config, self.word_embedding.weight
+        sizes = (rows, config.num_heads, room, config.dim // config.num_heads)
+        layers = [KeyValue(weight.new_empty(sizes), weight.new_empty(sizes)) for _ in self.layers]
+        return TextCache(layers, torch.ones(rows, room, dtype=torch.bool, device=weight.device))
+
+
+def count_positions(
+    valid: Bool[Tensor, "rows length"], num_prefix: int = 0
+) -> Int[Tensor, "rows length"]:
+    """Position of every valid token among the valid ones of its part, prefix or text."""
+    parts = (valid[:, :num_prefix], valid[:, num_prefix:])
+    return torch.cat([part.cumsum(dim=1).sub(1).clamp(min=0) for part in parts], dim=1)
 
 
 def prefix_causal_mask(
@@ -214,13 +354,41 @@ def prefix_causal_mask(
     return ((seen & valid[:, None, :]) | diagonal)[:, None]
 
 
+def fully_masked_mask(
+    valid: Bool[Tensor, "rows length"], num_prefix: int = 0
+) -> Bool[Tensor, "rows 1 whole whole"]:
+    """The mask of a text with a [MASK] after each of its words, all of which stand at the end.
+
+    The [MASK] of position i sees what position i sees, and itself; no other token sees it.
+
+    Args:
+        valid: Of prefix and text.
+        num_prefix: Length of the prefix, which has no [MASK].
+
+    Returns:
+        The mask over prefix, text and as many [MASK] as the text has positions.
+    """
+    text = prefix_causal_mask(valid, num_prefix)
+    num_masks = valid.shape[1] - num_prefix
+    itself = torch.eye(num_masks, dtype=torch.bool, device=valid.device)
+    itself = itself.expand(len(valid), 1, -1, -1)
+    unseen = torch.zeros_like(text[..., :num_masks])
+    above = torch.cat([text, unseen], dim=3)
+    below = torch.cat([text[:, :, num_prefix:], itself], dim=3)
+    return torch.cat([above, below], dim=2)
+
+
 def with_prompt(prompt: Sequence[int], texts: TextBatch) -> TextBatch:
     """Put the same token ids before every row."""
     if not prompt:
         return texts
-    rows = len(texts.token_ids)
-    ids = texts.token_ids.new_tensor(prompt).expand(rows, -1)
+    ids = texts.token_ids.new_tensor(prompt).expand(len(texts.token_ids), -1)
+    return join_texts(TextBatch(token_ids=ids, valid=torch.ones_like(ids, dtype=torch.bool)), texts)
+
+
+def join_texts(first: TextBatch, second: TextBatch) -> TextBatch:
+    """Put each row of the second behind the same row of the first."""
     return TextBatch(
-        token_ids=torch.cat([ids, texts.token_ids], dim=1),
-        valid=torch.cat([torch.ones_like(ids, dtype=torch.bool), texts.valid], dim=1),
+        token_ids=torch.cat([first.token_ids, second.token_ids], dim=1),
+        valid=torch.cat([first.valid, second.valid], dim=1),
     )

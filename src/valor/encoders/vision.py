@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from valor.config import configclass
-from valor.encoders.layers import Activation, PreNormBlock
+from valor.encoders.layers import Activation, PreNormBlock, check_heads
 from valor.types import EncoderOutput, Tokens
 
 
@@ -49,8 +49,7 @@ class VitConfig:
             raise ValueError(f"image_px={self.image_px} is no multiple of patch_px={self.patch_px}")
         if self.stem == "convolution" and self.patch_px.bit_count() != 1:
             raise ValueError(f"patch_px={self.patch_px}, wanted a power of two for convolutions")
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim={self.dim} is no multiple of num_heads={self.num_heads}")
+        check_heads(self.dim, self.num_heads)
         if not 0 <= self.temporal_layers <= self.num_layers:
             raise ValueError(f"temporal_layers={self.temporal_layers}, wanted 0..{self.num_layers}")
 

@@ -1,13 +1,11 @@
-"""The conditional decoder: the text transformer looking at vision and audio tokens.
+"""The conditional decoder: a text transformer looking at vision and audio tokens.
 
-Its layers are the text encoder's own, shared (paper 3.2). The memory is the vision and the audio
-tokens in a row; a group of modalities is a mask over it, so that all groups of a step share the
-encoder states and the cross-attention keys and values.
+Its layers are the text encoder's own where the two are shared (paper 3.2). A group of modalities is
+a part of the memory, so that all groups of a step share the encoder states and the cross-attention
+keys and values.
 
-Source: VALOR 3.2 and 3.4; upstream `model/pretrain.py`, cross-attention type `va_concate`.
+Source: VALOR 3.2 and 3.4; upstream `model/pretrain.py`.
 """
-
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,8 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from valor.config import configclass
-from valor.encoders.layers import KeyValue
-from valor.encoders.text import Memory, TextTransformer, prefix_causal_mask, with_prompt
+from valor.encoders.layers import Linear, linear
+from valor.encoders.text import (
+    Memory,
+    TextCache,
+    TextTransformer,
+    count_positions,
+    fully_masked_mask,
+    join_texts,
+    prefix_causal_mask,
+    with_prompt,
+)
 from valor.types import EncoderOutput, Modality, TextBatch, Tokens
 
 
@@ -61,100 +68,128 @@ class PromptConfig:
 
 
 class Decoder(nn.Module):
-    """Predict words from text and, by cross-attention, from media.
+    """Predict words from text and, by attention, from media.
 
     Args:
-        text: The text transformer, shared with the text encoder.
+        text: The text transformer; the text encoder's own where the two are shared.
         prompts: Put before captions and into questions.
+        causal: Whether a word is predicted by the one before it, as in plain language models, and
+            not by a [MASK] in its place.
     """
 
-    def __init__(self, text: TextTransformer, prompts: PromptConfig | None = None) -> None:
+    def __init__(
+        self, text: TextTransformer, prompts: PromptConfig | None = None, *, causal: bool = False
+    ) -> None:
         super().__init__()
         config = text.config
         self.prompts = prompts or PromptConfig()
+        self.causal = causal
         self.text = text
-        self.transform = nn.Linear(config.dim, config.dim)
+        self.transform = Linear(config.dim, config.dim)
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-
-    def remember(self, memory: dict[Modality, Tokens]) -> Memory:
-        """Put all media tokens in a row and project them for every layer.
-
-        Args:
-            memory: Projected tokens by single modality.
-
-        Returns:
-            Keys and values that every group of text rows shares.
-
-        Raises:
-            ValueError: If there is no modality at all.
-        """
-        if not memory:
-            raise ValueError("no media to describe: neither vision nor audio tokens")
-        features = torch.cat([tokens.features for tokens in memory.values()], dim=1)
-        valid = {}
-        for modality in memory:
-            parts = [t.valid & (m == modality) for m, t in memory.items()]
-            valid[modality] = torch.cat(parts, dim=1)
-        return Memory(self.text.project(features), valid)
 
     def forward(
         self,
         text: TextBatch,
         memory: Memory,
-        groups: Sequence[Modality],
+        group: Modality,
         *,
         num_prefix: int = 0,
-        past: list[KeyValue] | None = None,
-    ) -> tuple[Float[Tensor, "rows new dim"], list[KeyValue]]:
-        """Run all layers over text rows ordered `[group, batch]`.
+        cache: TextCache | None = None,
+    ) -> Float[Tensor, "rows length dim"]:
+        """Run all layers over whole texts, one per row of the memory.
 
         Args:
-            text: Whole rows; with `past`, only the tokens after the past ones are run.
-            memory: Shared by all groups.
-            groups: What each set of rows may look at.
+            text: Prompt and text.
+            memory: What to look at.
+            group: The part of the memory to look at.
             num_prefix: This many first tokens are a prompt that is seen in both directions.
-            past: Keys and values of earlier tokens, from a previous call.
+            cache: Filled with the keys and values of everything that was run.
 
         Returns:
-            Hidden vectors of the tokens run, and keys and values of every layer, past included.
+            Hidden vectors of prompt and text.
         """
-        num_past = past[0].key.shape[2] if past else 0
-        allowed = prefix_causal_mask(text.valid, num_prefix)[:, :, num_past:]
-        x = self.text.embed(text.token_ids, text.valid, num_prefix=num_prefix, num_past=num_past)
-        memory_allowed = memory.allowed(groups, x.shape[1])
-        present = []
-        for index, layer in enumerate(self.text.layers):
-            x, key_value = layer(
-                x,
-                allowed,
-                past=past[index] if past else None,
-                memory=memory.layers[index],
-                memory_allowed=memory_allowed,
-            )
-            present.append(key_value)
-        return x, present
+        positions = count_positions(text.valid, num_prefix)
+        x = self.text.embed(text.token_ids, positions, num_prefix=num_prefix)
+        x, valid, num_media = self._behind_media(x, text.valid, memory, group)
+        if cache:
+            cache.valid[:, : x.shape[1]] = valid
+        allowed = prefix_causal_mask(valid, num_media + num_prefix)
+        return self.text.run(x, allowed, seen=memory.seen_from(group), cache=cache)[:, num_media:]
 
-    def describe_masked(
-        self, texts: TextBatch, memory: Memory, group: Modality
+    def _behind_media(
+        self, x: Tensor, valid: Tensor, memory: Memory, group: Modality
+    ) -> tuple[Tensor, Tensor, int]:
+        """With merged attention, put the media tokens before the text."""
+        if memory.sources:
+            return x, valid, 0
+        media = memory.select(group)
+        x = torch.cat([media.features.to(x.dtype), x], dim=1)
+        return x, torch.cat([media.valid, valid], dim=1), media.valid.shape[1]
+
+    def read(
+        self, prompt: TextBatch, texts: TextBatch, memory: Memory, group: Modality
     ) -> Float[Tensor, "rows length dim"]:
-        """Hidden vectors of captions with masked words, after the task prompt if there is one."""
-        num_prefix = len(self.prompts.caption)
-        whole = with_prompt(self.prompts.caption, texts)
-        hidden, _ = self(whole, memory, [group], num_prefix=num_prefix)
-        return hidden[:, num_prefix:]
+        """Hidden vectors of texts behind a prompt, which is seen whole and never sees the text."""
+        num_prefix = prompt.token_ids.shape[1]
+        whole = join_texts(prompt, texts)
+        return self(whole, memory, group, num_prefix=num_prefix)[:, num_prefix:]
+
+    def read_fully_masked(
+        self,
+        prompt: TextBatch,
+        texts: TextBatch,
+        memory: Memory,
+        group: Modality,
+        *,
+        mask_id: int,
+    ) -> Float[Tensor, "rows length dim"]:
+        """Hidden vectors of a [MASK] after every word, so that one pass predicts all words.
+
+        Args:
+            prompt: May be empty.
+            texts: As they are.
+            memory: What to look at.
+            group: The part of the memory to look at.
+            mask_id: Token id of [MASK].
+
+        Returns:
+            At position i, the vector that predicts word i + 1 from the words up to i.
+
+        Source:
+            Upstream `model/pretrain.py`, option `full_masker`, used for VQA v2.
+        """
+        num_prefix = prompt.token_ids.shape[1]
+        whole = join_texts(prompt, texts)
+        positions = count_positions(whole.valid, num_prefix)
+        ids = torch.cat([whole.token_ids, torch.full_like(texts.token_ids, mask_id)], dim=1)
+        positions = torch.cat([positions, positions[:, num_prefix:] + 1], dim=1)
+        x = self.text.embed(ids, positions, num_prefix=num_prefix)
+        x, valid, num_media = self._behind_media(x, whole.valid, memory, group)
+        allowed = fully_masked_mask(valid, num_media + num_prefix)
+        hidden = self.text.run(x, allowed, seen=memory.seen_from(group))
+        return hidden[:, num_media + whole.token_ids.shape[1] :]
+
+    def caption_prompt(self, num_rows: int) -> TextBatch:
+        """What stands before captions; empty if there is no task prompt."""
+        ids = torch.tensor(self.prompts.caption, dtype=torch.long, device=self.bias.device)
+        ids = ids.expand(num_rows, -1)
+        return TextBatch(token_ids=ids, valid=torch.ones_like(ids, dtype=torch.bool))
 
     def question_prompt(self, questions: TextBatch) -> TextBatch:
-        """Complete questions by the task prompt, as a prefix of their answers."""
+        """What stands before answers: the question, completed by the task prompt."""
         first = TextBatch(token_ids=questions.token_ids[:, :1], valid=questions.valid[:, :1])
         rest = TextBatch(token_ids=questions.token_ids[:, 1:], valid=questions.valid[:, 1:])
-        rest = with_prompt(self.prompts.answer, rest)
-        return TextBatch(
-            token_ids=torch.cat([first.token_ids, rest.token_ids], dim=1),
-            valid=torch.cat([first.valid, rest.valid], dim=1),
-        )
+        return join_texts(first, with_prompt(self.prompts.answer, rest))
+
+    def pack(self) -> None:
+        """Speed up writing on the CPU by half; afterwards the layers are for inference only."""
+        for module in self.text.layers.modules():
+            if isinstance(module, Linear) and module.weight.device.type == "cpu":
+                module.pack()
 
     def word_logits(self, hidden: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows vocab"]:
         """Score every word; the output matrix is the word embedding (BERT's tied head)."""
         x = self.norm(F.gelu(self.transform(hidden)))
-        return F.linear(x, self.text.word_embedding.weight, self.bias).float()
+        return linear(x, self.text.word_embedding.weight, self.bias).float()

@@ -1,26 +1,62 @@
-"""Write text with the conditional decoder: greedy and beam search over a key-value cache.
+"""Write text with the conditional decoder: greedy and beam search, sampling, streaming.
 
-The decoder predicts the word that belongs at a [MASK]. Each step therefore feeds the last word and
-a [MASK]; only the word's keys and values are kept, so cached and uncached generation agree exactly.
+The decoder predicts the word that belongs at a [MASK]. Each step therefore runs the last word and a
+[MASK] over a cache of keys and values in which only words are kept, so that cached and uncached
+generation agree. Cross-attention keys and values are projected once per file, not per beam.
 
-Source: VALOR 3.4, upstream `model/pretrain.py` generation.
+Source: VALOR 3.4, upstream `model/pretrain.py`, `decode_greedy` and `decode_beam`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from valor.encoders.layers import KeyValue
-from valor.encoders.text import Memory, with_prompt
+from valor.config import configclass
+from valor.encoders.text import Memory, TextCache
 from valor.models.decoder import Decoder
 from valor.types import Modality, SpecialIds, TextBatch
+
+_NEVER = float("-inf")
+
+
+@configclass
+class GenerationConfig:
+    """How words are chosen."""
+
+    num_beams: int = 1
+    """More than one keeps that many partial texts and takes the most probable whole one."""
+    min_tokens: int = 0
+    """The text does not end before it has this many."""
+    max_tokens: int = 30
+    """The text ends here if no end token came before."""
+    temperature: float = 0.0
+    """0 takes the most probable word; above, words are drawn, the likelier the lower it is."""
+    top_k: int | None = None
+    """Draw from this many most probable words."""
+    top_p: float = 1.0
+    """Draw from the most probable words that together have this probability."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible choices."""
+        if self.num_beams < 1 or not 0 <= self.min_tokens <= self.max_tokens:
+            raise ValueError(
+                f"num_beams={self.num_beams}, min_tokens={self.min_tokens}, max_tokens="
+                f"{self.max_tokens}, wanted num_beams >= 1 and 0 <= min_tokens <= max_tokens"
+            )
+        if self.num_beams > 1 and self.temperature:
+            raise ValueError(f"num_beams={self.num_beams} and temperature: beams draw no words")
+        if self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
+            raise ValueError("temperature must not be negative and top_k at least 1")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}, wanted above 0 and at most 1")
 
 
 @dataclass(slots=True, kw_only=True)
 class Generated:
-    """The best text of every row."""
+    """The text of every row."""
 
     token_ids: Int[Tensor, "batch length"]
     """Without start and end; padding after the end."""
@@ -30,25 +66,18 @@ class Generated:
     """How many tokens the sum runs over."""
 
 
-@dataclass(slots=True)
-class _Beams:
-    """Partial texts; rows of the cache are ordered `[beam, batch]`."""
+@dataclass(slots=True, kw_only=True)
+class Word:
+    """The next token of every row."""
 
-    token_ids: Tensor
-    score: Tensor
-    finished: Tensor
-    num_tokens: Tensor
-
-    def select(self, beam: Tensor) -> "_Beams":
-        """Keep, per row, the given beams."""
-        parts = (self.score, self.finished, self.num_tokens)
-        return _Beams(
-            self.token_ids.gather(0, beam[..., None].expand(-1, -1, self.token_ids.shape[2])),
-            *(part.gather(0, beam) for part in parts),
-        )
+    token_ids: Int[Tensor, " batch"]
+    """The end token once, then padding."""
+    log_probability: Float[Tensor, " batch"]
+    """0 for padding."""
+    in_text: Bool[Tensor, " batch"]
+    """False after a row's end."""
 
 
-@torch.no_grad()
 def generate(
     decoder: Decoder,
     memory: Memory,
@@ -56,8 +85,7 @@ def generate(
     *,
     special: SpecialIds,
     question: TextBatch | None = None,
-    num_beams: int = 1,
-    max_tokens: int = 30,
+    config: GenerationConfig | None = None,
 ) -> Generated:
     """Generate one text per row of the memory.
 
@@ -67,53 +95,164 @@ def generate(
         group: The modalities to look at; a row may lack some of them, not all.
         special: The tokenizer's special ids.
         question: One per row, which the text answers; None asks for captions.
-        num_beams: 1 is greedy search.
-        max_tokens: The text ends here if no end token came before.
+        config: How words are chosen; greedily by default.
 
     Returns:
-        The most probable text found for each row.
+        The text found for each row.
     """
-    batch, device = len(memory.layers[0].key), memory.layers[0].key.device
-    cache = _Cache(decoder, memory, [group] * num_beams, special, question)
-    score = torch.full((num_beams, batch), float("-inf"), device=device)
-    score[0] = 0.0
-    beams = _Beams(
-        token_ids=torch.zeros(num_beams, batch, 0, dtype=torch.long, device=device),
-        score=score,
-        finished=torch.zeros(num_beams, batch, dtype=torch.bool, device=device),
-        num_tokens=torch.zeros(num_beams, batch, dtype=torch.long, device=device),
+    config = config or GenerationConfig()
+    if config.num_beams > 1:
+        return beam_search(
+            decoder, memory, group, special=special, question=question, config=config
+        )
+    words = list(stream(decoder, memory, group, special=special, question=question, config=config))
+    if not words:
+        none = torch.zeros(memory.num_rows, dtype=torch.long)
+        return Generated(
+            token_ids=none[:, None][:, :0], log_probability=none.float(), num_tokens=none
+        )
+    ids = torch.stack([word.token_ids for word in words], dim=1)
+    return Generated(
+        token_ids=ids.masked_fill(ids == special.end, special.pad),
+        log_probability=torch.stack([word.log_probability for word in words]).sum(dim=0),
+        num_tokens=torch.stack([word.in_text for word in words]).sum(dim=0),
     )
-    token = torch.full((num_beams * batch,), special.start, device=device)
-    for _ in range(max_tokens):
-        log_probability = cache.next(token).log_softmax(dim=-1).view(num_beams, batch, -1)
+
+
+@torch.no_grad()
+def stream(
+    decoder: Decoder,
+    memory: Memory,
+    group: Modality,
+    *,
+    special: SpecialIds,
+    question: TextBatch | None = None,
+    config: GenerationConfig | None = None,
+) -> Iterator[Word]:
+    """Generate texts and hand out every word as soon as it is known.
+
+    Args:
+        decoder: In evaluation mode.
+        memory: What to describe.
+        group: The modalities to look at.
+        special: The tokenizer's special ids.
+        question: One per row, which the text answers; None asks for captions.
+        config: How words are chosen; beams are not for streaming and are not used.
+
+    Yields:
+        The next word of each row, until all rows have ended.
+    """
+    config = config or GenerationConfig()
+    writer = _Writer(decoder, memory, group, special, question, config)
+    token = torch.full((memory.num_rows,), special.start, device=writer.cache.valid.device)
+    in_text = torch.ones_like(token, dtype=torch.bool)
+    for _ in range(config.max_tokens):
+        log_probability = writer.next(token)
+        token = _choose(log_probability, config)
+        chosen = log_probability.gather(1, token[:, None])[:, 0]
+        token = token.masked_fill(~in_text, special.pad)
+        yield Word(
+            token_ids=token, log_probability=chosen.masked_fill(~in_text, 0.0), in_text=in_text
+        )
+        in_text = in_text & (token != special.end)
+        if not bool(in_text.any()):
+            return
+
+
+def _choose(
+    log_probability: Float[Tensor, "batch vocab"], config: GenerationConfig
+) -> Int[Tensor, " batch"]:
+    """The most probable token, or one drawn from the best."""
+    if not config.temperature:
+        return log_probability.argmax(dim=1)
+    scaled = (log_probability / config.temperature).log_softmax(dim=1)
+    best, ids = scaled.sort(dim=1, descending=True)
+    if config.top_k is not None:
+        best[:, config.top_k :] = _NEVER
+    before = best.softmax(dim=1).cumsum(dim=1).roll(1, dims=1)
+    before[:, 0] = 0.0
+    drawn = best.masked_fill(before >= config.top_p, _NEVER).softmax(dim=1).multinomial(1)
+    return ids.gather(1, drawn)[:, 0]
+
+
+@dataclass(slots=True)
+class _Beams:
+    """Partial texts of every row, the best first."""
+
+    token_ids: Int[Tensor, "batch beams length"]
+    score: Float[Tensor, "batch beams"]
+    finished: Bool[Tensor, "batch beams"]
+    num_tokens: Int[Tensor, "batch beams"]
+
+    def select(self, beam: Int[Tensor, "batch kept"]) -> "_Beams":
+        """Keep, per row, the given beams."""
+        parts = (self.score, self.finished, self.num_tokens)
+        length = self.token_ids.shape[2]
+        return _Beams(
+            self.token_ids.gather(1, beam[..., None].expand(-1, -1, length)),
+            *(part.gather(1, beam) for part in parts),
+        )
+
+
+@torch.no_grad()
+def beam_search(
+    decoder: Decoder,
+    memory: Memory,
+    group: Modality,
+    *,
+    special: SpecialIds,
+    question: TextBatch | None = None,
+    config: GenerationConfig,
+) -> Generated:
+    """Find a probable text for each row; arguments as of `generate`.
+
+    A beam that has ended keeps its score, and the best sum of log-probabilities wins, without any
+    normalisation for length, as upstream.
+    """
+    batch, num_beams, device = memory.num_rows, config.num_beams, decoder.bias.device
+    writer = _Writer(decoder, memory, group, special, question, config)
+    score = torch.full((batch, num_beams), _NEVER, device=device)
+    score[:, 0] = 0.0
+    nothing = torch.zeros(batch, num_beams, 0, dtype=torch.long, device=device)
+    beams = _Beams(
+        token_ids=nothing,
+        score=score,
+        finished=torch.zeros_like(score, dtype=torch.bool),
+        num_tokens=torch.zeros_like(score, dtype=torch.long),
+    )
+    token = torch.full((batch * num_beams,), special.start, device=device)
+    first = torch.arange(0, batch * num_beams, num_beams, device=device)[:, None]
+    for _ in range(config.max_tokens):
+        log_probability = writer.next(token).view(batch, num_beams, -1)
         beams, beam = _extend(beams, log_probability, special)
         if bool(beams.finished.all()):
             break
-        cache.reorder((beam * batch + torch.arange(batch, device=device)).flatten())
+        writer.reorder((first + beam).flatten())
         token = beams.token_ids[:, :, -1].flatten()
-    best = beams.select(beams.score.argmax(dim=0, keepdim=True))
-    ids = best.token_ids[0]
+    best = beams.select(beams.score.argmax(dim=1, keepdim=True))
+    ids = best.token_ids[:, 0]
     return Generated(
         token_ids=ids.masked_fill(ids == special.end, special.pad),
-        log_probability=best.score[0],
-        num_tokens=best.num_tokens[0],
+        log_probability=best.score[:, 0],
+        num_tokens=best.num_tokens[:, 0],
     )
 
 
-def _extend(beams: _Beams, log_probability: Tensor, special: SpecialIds) -> tuple[_Beams, Tensor]:
+def _extend(
+    beams: _Beams, log_probability: Float[Tensor, "batch beams vocab"], special: SpecialIds
+) -> tuple[_Beams, Int[Tensor, "batch beams"]]:
     """Append the best next token to each beam; returns the beams that they came from too."""
-    num_beams, _, vocab = log_probability.shape
-    stay = torch.full_like(log_probability[0, 0], float("-inf"))
+    num_beams, vocab = log_probability.shape[1:]
+    stay = torch.full_like(log_probability[0, 0], _NEVER)
     stay[special.pad] = 0.0
     step = torch.where(beams.finished[..., None], stay, log_probability)
-    candidates = (beams.score[..., None] + step).transpose(0, 1).flatten(1)
-    score, index = candidates.topk(num_beams, dim=1)
-    beam, token = (index // vocab).T, (index % vocab).T
+    score, index = (beams.score[..., None] + step).flatten(1).topk(num_beams, dim=1)
+    beam, token = index // vocab, index % vocab
     kept = beams.select(beam)
     return (
         _Beams(
             token_ids=torch.cat([kept.token_ids, token[..., None]], dim=2),
-            score=score.T,
+            score=score,
             finished=kept.finished | (token == special.end),
             num_tokens=kept.num_tokens + ~kept.finished,
         ),
@@ -121,55 +260,53 @@ def _extend(beams: _Beams, log_probability: Tensor, special: SpecialIds) -> tupl
     )
 
 
-class _Cache:
-    """The text so far, with the decoder's keys and values of it; rows are `[beam, batch]`."""
+class _Writer:
+    """The texts so far, as keys and values; rows are `[batch, beams]`."""
 
     def __init__(
         self,
         decoder: Decoder,
         memory: Memory,
-        groups: list[Modality],
+        group: Modality,
         special: SpecialIds,
         question: TextBatch | None,
+        config: GenerationConfig,
     ) -> None:
-        self.decoder, self.memory, self.groups, self.mask_id = decoder, memory, groups, special.mask
-        key = memory.layers[0].key
-        rows = len(key) * len(groups)
-        self.past: list[KeyValue] | None = None
-        self.text = TextBatch(
-            token_ids=torch.zeros(rows, 0, dtype=torch.long, device=key.device),
-            valid=torch.zeros(rows, 0, dtype=torch.bool, device=key.device),
-        )
+        self.decoder, self.special, self.min_tokens = decoder, special, config.min_tokens
+        self.seen = memory.seen_from(group)
+        batch = memory.num_rows
         prompt = (
-            with_prompt(decoder.prompts.caption, self.text)
-            if question is None
-            else decoder.question_prompt(question)
+            decoder.caption_prompt(batch) if question is None else decoder.question_prompt(question)
         )
-        self.num_prefix = prompt.token_ids.shape[1]
-        if self.num_prefix:
-            copies = rows // len(prompt.token_ids)
-            self._append(prompt.token_ids.repeat(copies, 1), prompt.valid.repeat(copies, 1))
-            _, self.past = decoder(self.text, memory, groups, num_prefix=self.num_prefix)
+        num_prefix = prompt.token_ids.shape[1]
+        num_media = 0 if memory.sources else memory.select(group).valid.shape[1]
+        self.num_before = num_media + num_prefix
+        room = self.num_before + 1 + config.max_tokens + 1
+        cache = decoder.text.new_cache(batch, room)
+        if self.num_before:
+            decoder(prompt, memory, group, num_prefix=num_prefix, cache=cache)
+            cache.num_kept = self.num_before
+        self.cache: TextCache = cache.repeat(config.num_beams)
 
     def next(self, token: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-        """Take one token and score every word as the one after it."""
-        self._append(token[:, None], torch.ones_like(token[:, None], dtype=torch.bool))
-        text = self.text
-        self._append(torch.full_like(token[:, None], self.mask_id), text.valid[:, -1:])
-        hidden, present = self.decoder(
-            self.text, self.memory, self.groups, num_prefix=self.num_prefix, past=self.past
-        )
-        self.text = text
-        self.past = [layer.head(text.valid.shape[1]) for layer in present]
-        return self.decoder.word_logits(hidden[:, -1])
+        """Take one token and return the log-probability of every word as the one after it."""
+        cache, text = self.cache, self.decoder.text
+        ids = token[:, None]
+        if not self.decoder.causal:
+            ids = torch.cat([ids, torch.full_like(ids, self.special.mask)], dim=1)
+        num_new, num_kept = ids.shape[1], cache.num_kept
+        position = num_kept - self.num_before
+        positions = torch.arange(position, position + num_new, device=ids.device)[None]
+        x = text.embed(ids, positions)
+        valid = cache.valid[:, None, None, : num_kept + num_new]
+        order = torch.ones(num_new, num_kept + num_new, dtype=torch.bool, device=ids.device)
+        hidden = text.run(x, valid & order.tril(num_kept), seen=self.seen, cache=cache)
+        cache.num_kept += 1
+        logits = self.decoder.word_logits(hidden[:, -1])
+        if position < self.min_tokens:
+            logits[:, self.special.end] = _NEVER
+        return logits.log_softmax(dim=-1)
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Follow the beams that were kept."""
-        self.past = [layer.select(rows) for layer in self.past or []]
-        self.text = TextBatch(token_ids=self.text.token_ids[rows], valid=self.text.valid[rows])
-
-    def _append(self, token_ids: Tensor, valid: Tensor) -> None:
-        self.text = TextBatch(
-            token_ids=torch.cat([self.text.token_ids, token_ids], dim=1),
-            valid=torch.cat([self.text.valid, valid], dim=1),
-        )
+        self.cache.reorder(rows, first=self.num_before)

@@ -8,7 +8,7 @@ Source: VALOR (arXiv 2304.08345) 3.2.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from valor.config import configclass
 from valor.encoders.audio import AstConfig, AudioTransformer
+from valor.encoders.clip_text import ClipTextConfig, ClipTextTransformer, last_token
 from valor.encoders.text import BertConfig, Memory, TextTransformer, with_prompt
 from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
 from valor.encoders.vision import VisionTransformer, VitConfig
 from valor.models.decoder import Decoder, MemoryProjection, PromptConfig
-from valor.models.fusion import AlignmentHead
-from valor.types import Batch, Embeddings, EncoderOutput, Modality, TextBatch, Tokens
+from valor.models.fusion import AlignmentHead, CoarseFusion
+from valor.types import AUDIOVISUAL, Batch, Embeddings, EncoderOutput, Modality, TextBatch, Tokens
 
 _MAX_LOG_SCALE = math.log(100.0)
 _LOOK_GAIN = 2.0
@@ -30,6 +31,7 @@ _LOOK_GAIN = 2.0
 
 
 VisionConfig = Annotated[VitConfig | VideoSwinConfig, Field(discriminator="kind")]
+TextConfig = Annotated[BertConfig | ClipTextConfig, Field(discriminator="kind")]
 
 
 @configclass
@@ -38,7 +40,15 @@ class ValorConfig:
 
     vision: VisionConfig = VitConfig()
     audio: AstConfig = AstConfig()
-    text: BertConfig = BertConfig()
+    text: TextConfig = BertConfig()
+    decoder: BertConfig | None = None
+    """The decoder's own text transformer; None shares the text encoder's."""
+    contrast: Literal["fine", "coarse"] = "fine"
+    """Compare every word with every frame and audio window, or one vector of each."""
+    late_fusion: bool = False
+    """Add the scores of vision and audio instead of fusing what they are made from."""
+    language_modelling: Literal["masked", "causal"] = "masked"
+    """A word is predicted at a [MASK] in its place, or at the word before it."""
     embed_dim: int = 512
     """Width of the space in which text, vision and audio are compared."""
     temperature: float = 0.07
@@ -49,6 +59,16 @@ class ValorConfig:
     projects_equal_widths: bool = True
     """Whether media tokens of the decoder's own width are projected too, and not only others; the
     released models leave them as they are."""
+
+    def __post_init__(self) -> None:
+        """Reject parts that do not fit together."""
+        if self.decoder is None and not isinstance(self.text, BertConfig):
+            raise ValueError(f"text.kind={self.text.kind!r} cannot be the decoder too; give one")
+
+    @property
+    def decoder_config(self) -> BertConfig:
+        """Of the decoder's text transformer, shared or not."""
+        return self.decoder or self.text  # type: ignore[return-value]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,19 +101,26 @@ class Valor(nn.Module):
             else VideoSwinTransformer(config.vision)
         )
         self.audio = AudioTransformer(config.audio)
-        text = TextTransformer(config.text)
-        self.decoder = Decoder(text, config.prompts)
-        dims = {"vision": config.vision.dim, "audio": config.audio.dim, "text": config.text.dim}
-        self.heads = nn.ModuleDict(
-            {name: AlignmentHead(dim, config.embed_dim) for name, dim in dims.items()}
+        self.text = None if config.decoder is None else _text_encoder(config.text)
+        self.decoder = Decoder(
+            TextTransformer(config.decoder_config),
+            config.prompts,
+            causal=config.language_modelling == "causal",
         )
+        dims = {"vision": config.vision.dim, "audio": config.audio.dim, "text": config.text.dim}
+        fine = config.contrast == "fine"
+        self.heads = nn.ModuleDict(
+            {name: AlignmentHead(dim, config.embed_dim, weighs=fine) for name, dim in dims.items()}
+        )
+        self.fusion = None if fine else CoarseFusion(config.embed_dim, late=config.late_fusion)
+        width = config.decoder_config.dim
         self.memory_projections = nn.ModuleDict(
             {
                 name: MemoryProjection(
                     dims[name],
-                    config.text.dim,
+                    width,
                     config.max_positions,
-                    projects=config.projects_equal_widths or dims[name] != config.text.dim,
+                    projects=config.projects_equal_widths or dims[name] != width,
                 )
                 for name in ("vision", "audio")
             }
@@ -101,9 +128,10 @@ class Valor(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         for part in (self.vision, self.audio, self.heads, self.memory_projections):
             part.apply(_initialise)
-        for layer in text.cross_attentions:
-            layer.apply(_initialise)
-            nn.init.xavier_uniform_(layer.output.weight, gain=_LOOK_GAIN)
+        for layer in self.decoder.text.bert_layers:
+            for cross in layer.cross_attentions.values():
+                cross.apply(_initialise)
+                nn.init.xavier_uniform_(cross.attention.output.weight, gain=_LOOK_GAIN)
 
     def forward(self, batch: Batch) -> Encoded:
         """Encode everything in a batch that objectives compare or describe."""
@@ -128,25 +156,55 @@ class Valor(nn.Module):
         return outputs
 
     def embed_media(self, outputs: dict[Modality, EncoderOutput]) -> dict[Modality, Embeddings]:
-        """Bring each frame's and window's summary into the shared space."""
-        return {
-            modality: self.heads[modality.label](output.summary.features, output.summary.valid)
-            for modality, output in outputs.items()
-        }
+        """Bring each frame's and window's summary into the shared space, or one vector of all."""
+        media = {}
+        for modality, output in outputs.items():
+            summary = output.summary if self.fusion is None else _mean(output.summary)
+            media[modality] = self.heads[modality.label](summary.features, summary.valid)
+        if self.fusion is not None and len(media) > 1:
+            media[AUDIOVISUAL] = self.fusion(media[Modality.VISION], media[Modality.AUDIO])
+        return media
 
     def remember(self, outputs: dict[Modality, EncoderOutput]) -> Memory:
         """Prepare all media tokens for the decoder."""
-        return self.decoder.remember(
+        return self.decoder.text.remember(
             {m: self.memory_projections[m.label](output) for m, output in outputs.items()}
         )
 
     def encode_text(self, texts: TextBatch) -> Embeddings:
-        """Embed every word of every text in the shared space."""
+        """Embed every word of every text in the shared space, or every text as a whole."""
         prompt = self.config.prompts.align
         whole = with_prompt(prompt, texts)
-        features = self.decoder.text(whole.token_ids, whole.valid, num_prefix=len(prompt))
-        features = features[:, len(prompt) :]
-        return self.heads["text"](features, texts.valid)
+        features, valid = self._text_features(whole, len(prompt))[:, len(prompt) :], texts.valid
+        if self.fusion is not None:
+            features, valid = self._whole_text(features, texts)[:, None], texts.has_text[:, None]
+        return self.heads["text"](features, valid)
+
+    def _text_features(self, whole: TextBatch, num_prefix: int) -> Float[Tensor, "rows length dim"]:
+        encoder = self.text or self.decoder.text
+        if isinstance(encoder, TextTransformer):
+            return encoder(whole.token_ids, whole.valid, num_prefix=num_prefix)
+        return encoder(whole.token_ids, whole.valid)
+
+    def _whole_text(self, features: Tensor, texts: TextBatch) -> Float[Tensor, "rows dim"]:
+        """BERT's first token, CLIP's last."""
+        if isinstance(self.text, ClipTextTransformer):
+            return last_token(features, texts.token_ids)
+        return features[:, 0]
+
+
+def _text_encoder(config: TextConfig) -> nn.Module:
+    return (
+        TextTransformer(config) if isinstance(config, BertConfig) else ClipTextTransformer(config)
+    )
+
+
+def _mean(tokens: Tokens) -> Tokens:
+    """One vector per row: the mean of the valid ones."""
+    valid = tokens.valid[..., None]
+    total = tokens.features.masked_fill(~valid, 0.0).sum(dim=1, keepdim=True)
+    mean = total / valid.sum(dim=1, keepdim=True).clamp(min=1)
+    return Tokens(features=mean, valid=tokens.valid.any(dim=1, keepdim=True))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -4,14 +4,13 @@ Source: VALOR 4.1 (downstream QA); upstream masks answer words with probability 
 """
 
 import torch
-from torch.nn import functional as F
 
 from valor.config import configclass
 from valor.models.decoder import Decoder
 from valor.models.valor import Encoded
 from valor.objectives.base import LossTerm
-from valor.objectives.captioning import choose_words, corrupt
-from valor.types import Batch, SpecialIds, TextBatch
+from valor.objectives.captioning import predict_words
+from valor.types import Batch, SpecialIds
 
 
 @configclass
@@ -19,7 +18,8 @@ class AnsweringConfig:
     """How much answers count and how they are masked."""
 
     weight: float = 1.0
-    mask_fraction: float = 0.99
+    mask_fraction: float | None = 0.99
+    """Share of the words that are predicted; None predicts every word in one pass."""
 
 
 def answer(
@@ -46,22 +46,20 @@ def answer(
         memory = encoded.memory
         if memory is None or not any(bool(memory.has(m).any()) for m in questions.group):
             continue
-        replies = questions.answer
-        chosen = choose_words(replies.valid, config.mask_fraction)
-        corrupted = corrupt(replies.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
-        prompt = decoder.question_prompt(questions.question)
-        text = TextBatch(
-            token_ids=torch.cat([prompt.token_ids, corrupted], dim=1),
-            valid=torch.cat([prompt.valid, replies.valid], dim=1),
+        words = predict_words(
+            decoder,
+            decoder.question_prompt(questions.question),
+            questions.answer,
+            memory,
+            questions.group,
+            special=special,
+            fraction=config.mask_fraction,
         )
-        num_prefix = prompt.token_ids.shape[1]
-        hidden, _ = decoder(text, memory, [questions.group], num_prefix=num_prefix)
         has_media = torch.stack([memory.has(m) for m in questions.group]).any(dim=0)
-        scored = chosen & (has_media & questions.question.has_text)[:, None]
+        scored = words.scored & (has_media & questions.question.has_text)[:, None]
         if bool(scored.any()):
-            logits = decoder.word_logits(hidden[:, num_prefix:][scored])
             terms[f"answer/{questions.group.label}"] = LossTerm(
-                value=F.cross_entropy(logits, replies.token_ids[scored]),
+                value=words.loss(decoder, scored),
                 weight=config.weight / len(batch.questions),
                 num_rows=int(scored.any(dim=1).sum()),
             )

@@ -1,16 +1,20 @@
 """MGC: Multimodal Grouping Captioning, masked causal language modelling on each group.
 
 Source: VALOR 3.4, equations 5 and 6; upstream corrupts 80 % of the chosen words to [MASK], 10 % to
-random words and leaves 10 %. The groups share the decoder's memory: its keys and values are
-projected once, and a group is a mask over it.
+random words and leaves 10 %. The groups share the decoder's memory, whose keys and values are
+projected once.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from valor.config import configclass
+from valor.encoders.text import Memory
 from valor.models.decoder import Decoder
 from valor.models.valor import Encoded
 from valor.objectives.base import LossTerm
@@ -23,11 +27,14 @@ class CaptioningConfig:
 
     groups: tuple[Modality, ...] = MEDIA_GROUPS
     weight: float = 1.0
-    mask_fraction: float = 0.6
+    mask_fraction: float | None = 0.6
+    """Share of the words that are predicted; None predicts every word, each at a [MASK] of its own,
+    in one pass."""
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         """Reject a fraction that masks nothing or is none."""
-        if not 0 < self.mask_fraction <= 1:
+        if self.mask_fraction is not None and not 0 < self.mask_fraction <= 1:
             raise ValueError(f"mask_fraction={self.mask_fraction}, wanted above 0 and at most 1")
 
 
@@ -56,19 +63,92 @@ def caption(
         if memory is None or group not in batch.caption_texts:
             continue
         texts = batch.caption_texts[group]
-        chosen = choose_words(texts.valid, config.mask_fraction)
-        scored = chosen & memory.has(group)[:, None]
-        if not bool(scored.any()):
-            continue
-        corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
-        masked = TextBatch(token_ids=corrupted, valid=texts.valid)
-        hidden = decoder.describe_masked(masked, memory, group)
-        terms[f"caption/{group.label}"] = LossTerm(
-            value=F.cross_entropy(decoder.word_logits(hidden[scored]), texts.token_ids[scored]),
-            weight=config.weight / len(config.groups),
-            num_rows=int(scored.any(dim=1).sum()),
+        prompt = decoder.caption_prompt(len(texts.valid))
+        words = predict_words(
+            decoder, prompt, texts, memory, group, special=special, fraction=config.mask_fraction
         )
+        scored = words.scored & memory.has(group)[:, None]
+        if bool(scored.any()):
+            terms[f"caption/{group.label}"] = LossTerm(
+                value=words.loss(decoder, scored, config.label_smoothing),
+                weight=config.weight / len(config.groups),
+                num_rows=int(scored.any(dim=1).sum()),
+            )
     return terms
+
+
+@dataclass(slots=True, kw_only=True)
+class PredictedWords:
+    """Hidden vectors and the words that they should predict."""
+
+    hidden: Float[Tensor, "rows length dim"]
+    token_ids: Int[Tensor, "rows length"]
+    scored: Bool[Tensor, "rows length"]
+    """True where there is a word to predict."""
+
+    def loss(
+        self, decoder: Decoder, scored: Bool[Tensor, "rows length"], label_smoothing: float = 0.0
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy of the words at some positions, in nats."""
+        logits = decoder.word_logits(self.hidden[scored])
+        return smoothed_cross_entropy(logits, self.token_ids[scored], label_smoothing)
+
+
+def predict_words(
+    decoder: Decoder,
+    prompt: TextBatch,
+    texts: TextBatch,
+    memory: Memory,
+    group: Modality,
+    *,
+    special: SpecialIds,
+    fraction: float | None,
+) -> PredictedWords:
+    """Run the decoder over texts in the way in which it predicts words.
+
+    Args:
+        decoder: Causal, or with [MASK] in the place of what is to be predicted.
+        prompt: Stands before each text; may be empty.
+        texts: What is to be predicted.
+        memory: What to look at.
+        group: The part of the memory to look at.
+        special: The tokenizer's special ids.
+        fraction: Share of masked words; None masks each word by itself.
+
+    Returns:
+        What was predicted from what.
+    """
+    if decoder.causal or fraction is None:
+        hidden = (
+            decoder.read(prompt, texts, memory, group)
+            if decoder.causal
+            else decoder.read_fully_masked(prompt, texts, memory, group, mask_id=special.mask)
+        )
+        return PredictedWords(
+            hidden=hidden[:, :-1], token_ids=texts.token_ids[:, 1:], scored=texts.valid[:, 1:]
+        )
+    chosen = choose_words(texts.valid, fraction)
+    corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
+    masked = TextBatch(token_ids=corrupted, valid=texts.valid)
+    hidden = decoder.read(prompt, masked, memory, group)
+    return PredictedWords(hidden=hidden, token_ids=texts.token_ids, scored=chosen)
+
+
+def smoothed_cross_entropy(
+    logits: Float[Tensor, "words vocab"], targets: Int[Tensor, " words"], smoothing: float
+) -> Float[Tensor, ""]:
+    """Divergence from targets of which `smoothing` is spread over all other words.
+
+    Source:
+        Upstream `model/pretrain.py`, `LabelSmoothing`; PyTorch spreads over the target too and
+        leaves out the targets' own entropy.
+    """
+    others = logits.shape[1] - 1
+    value = F.cross_entropy(logits, targets, label_smoothing=smoothing * (others + 1) / others)
+    if not smoothing:
+        return value
+    certain = 1 - smoothing
+    return value + certain * math.log(certain) + smoothing * math.log(smoothing / others)
 
 
 def choose_words(

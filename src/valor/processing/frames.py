@@ -28,8 +28,8 @@ class FrameConfig:
     burst_step_s: float = 0.125
     """Time between the frames of a burst."""
     image_px: int = 224
-    crop: Literal["centre", "pad"] = "centre"
-    """Cut the longer side away, or keep it and fill up with black."""
+    crop: Literal["centre", "pad", "stretch"] = "centre"
+    """Cut the longer side away, keep it and fill up with black, or squeeze it."""
     normalise: Literal["clip", "imagenet", "unit"] = "clip"
     max_shift_px: int = 0
     """In training, all frames of a sample are shifted by up to this much in each direction."""
@@ -43,17 +43,19 @@ class FrameConfig:
 def to_squares(
     frames: UInt8[np.ndarray, "frames height width 3"], config: FrameConfig
 ) -> UInt8[np.ndarray, "frames 3 side side"]:
-    """Resize and crop (or pad) pictures to the encoder's square."""
+    """Resize and crop, pad or stretch pictures to the encoder's square."""
     height, width = frames.shape[1:3]
     side = config.image_px
     reach = min(height, width) if config.crop == "centre" else max(height, width)
     new_height, new_width = round(height * side / reach), round(width * side / reach)
+    if config.crop == "stretch":
+        new_height = new_width = side
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
     if (new_height, new_width) != (height, width):
         size = (max(1, new_height), max(1, new_width))
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True)
     top, left = (pixels.shape[2] - side) // 2, (pixels.shape[3] - side) // 2
-    if config.crop == "centre":
+    if config.crop != "pad":
         pixels = pixels[:, :, top : top + side, left : left + side]
     else:
         below, right = side - pixels.shape[2] + top, side - pixels.shape[3] + left

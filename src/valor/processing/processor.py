@@ -32,6 +32,8 @@ class ProcessorConfig:
     """Tokens per text, start and end included."""
     segment_s: float = 10.0
     """The stretch of a recording that the model was made for; longer ones are cut."""
+    has_words: bool = True
+    """False for released weights that came without their vocabulary: no tokenizer.json."""
 
 
 class Processor:
@@ -39,12 +41,22 @@ class Processor:
 
     Args:
         config: Sizes and statistics.
-        tokenizer: For texts.
+        tokenizer: For texts; None for a model that came without its words.
     """
 
-    def __init__(self, config: ProcessorConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: ProcessorConfig, tokenizer: Tokenizer | None) -> None:
         self.config = config
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """For texts; a model that has none is a `ModelError`."""
+        if self._tokenizer is None:
+            raise ModelError(
+                "this model has no tokenizer.json; `valor convert` makes one if the vocab.txt of "
+                "bert-base-uncased lies beside the checkpoint"
+            )
+        return self._tokenizer
 
     @property
     def plan(self) -> DecodePlan:
@@ -74,7 +86,8 @@ class Processor:
     def save(self, folder: Path) -> None:
         """Write both files into a model folder."""
         (folder / _CONFIG_FILE).write_text(to_json(self.config), encoding="utf-8")
-        (folder / _TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
+        if self.config.has_words:
+            (folder / _TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Processor":
@@ -87,4 +100,6 @@ class Processor:
         except json.JSONDecodeError as error:
             raise ModelError(f"{path}: not JSON ({error})") from None
         config = from_dict(ProcessorConfig, values, where=str(path))
+        if not config.has_words:
+            return cls(config, None)
         return cls(config, Tokenizer.from_file(folder / _TOKENIZER_FILE))

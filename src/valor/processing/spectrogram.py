@@ -39,6 +39,8 @@ class SpectrogramConfig:
     """Of AudioSet's log energies; upstream AST."""
     deviation: float = 4.5689974
     """Half of what the energies are divided by; upstream AST."""
+    padding: float = SILENCE
+    """The log energy that fills up the last window; the released models took 0."""
 
     def __post_init__(self) -> None:
         """Reject impossible sizes."""
@@ -90,7 +92,7 @@ def spectrogram_windows(
     energies = log_mel(waveform, config)
     size = config.hops_per_window
     num = max(1, math.ceil(len(energies) / size))
-    energies = F.pad(energies, (0, 0, 0, num * size - len(energies)), value=SILENCE)
+    energies = F.pad(energies, (0, 0, 0, num * size - len(energies)), value=config.padding)
     windows = energies.view(num, size, -1)
     if num > config.num_windows:
         windows = windows[torch.linspace(0, num - 1, config.num_windows).round().long()]

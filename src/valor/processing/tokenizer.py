@@ -4,13 +4,15 @@ The tokenizers library does the work; this adds batching with masks and the trai
 word-piece vocabulary from a corpus, for models that start from scratch.
 """
 
+import re
+import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as HubTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from valor.errors import ModelError
@@ -83,6 +85,32 @@ class Tokenizer:
             raise ModelError(f"{path}: {error}") from None
 
     @classmethod
+    def from_vocabulary(cls, path: Path) -> "Tokenizer":
+        """Read the `vocab.txt` of an uncased BERT, as VALOR uses it.
+
+        Texts lose their punctuation and upper case (upstream `data/data.py`).
+
+        Args:
+            path: One word piece per line.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ModelError: If the file cannot be read or lacks a special token.
+        """
+        try:
+            pieces = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: cannot be read ({error})") from None
+        pieces = pieces[:-1] if not pieces[-1] else pieces
+        marks = Regex("[" + re.escape(string.punctuation) + "]")
+        normalizer = normalizers.Sequence(
+            [normalizers.Replace(marks, ""), normalizers.BertNormalizer()]
+        )
+        return cls(_word_pieces(pieces, normalizer))
+
+    @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = 2000) -> "Tokenizer":
         """Make a lower-cased word-piece vocabulary of a corpus.
 
@@ -106,17 +134,26 @@ class Tokenizer:
         pieces = [*_SPECIAL, *characters, *(f"##{character}" for character in characters)]
         words = sorted((word for word in counts if len(word) > 1), key=lambda w: (-counts[w], w))
         pieces += words[: max(0, vocab_size - len(pieces))]
-        vocabulary = {piece: index for index, piece in enumerate(pieces)}
-        tokenizer = HubTokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
-        tokenizer.decoder = decoders.WordPiece()
-        tokenizer.add_special_tokens(list(_SPECIAL))
-        start, end = vocabulary["[CLS]"], vocabulary["[SEP]"]
-        tokenizer.post_processor = processors.BertProcessing(("[SEP]", end), ("[CLS]", start))
-        return cls(tokenizer)
+        return cls(_word_pieces(pieces, normalizer))
 
     def _ids(self, text: str, max_length: int) -> list[int]:
         if not text.strip():
             return []
         ids = self._tokenizer.encode(text).ids
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.special.end]
+
+
+def _word_pieces(pieces: Sequence[str], normalizer: normalizers.Normalizer) -> HubTokenizer:
+    """BERT's tokenizer over a vocabulary, whose special tokens stay whole in any text."""
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    missing = [token for token in _SPECIAL if token not in vocabulary]
+    if missing:
+        raise ModelError(f"the vocabulary of {len(pieces)} pieces lacks {', '.join(missing)}")
+    tokenizer = HubTokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(list(_SPECIAL))
+    start, end = vocabulary["[CLS]"], vocabulary["[SEP]"]
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", end), ("[CLS]", start))
+    return tokenizer

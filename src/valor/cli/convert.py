@@ -1,0 +1,53 @@
+"""`valor convert`: a released VALOR checkpoint as a model folder."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from valor.cli.arguments import Json, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Turn a released VALOR checkpoint into a model folder."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder with a .pt or .safetensors and its hps.json, optionally vocab.txt; or a released
+    folder with ckpt/ and log/ as it is."""
+    out: tyro.conf.Positional[Path]
+    """Model folder to write."""
+    json: Json = False
+    """A JSON object on stdout."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    arguments = parse(Arguments, argv, verb="convert")
+    from valor.checkpoints.folder import load_model
+    from valor.checkpoints.official import convert
+
+    config = convert(arguments.source, arguments.out)
+    model, processor, fingerprint = load_model(arguments.out)
+    row = {
+        "model": str(arguments.out),
+        "fingerprint": fingerprint,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vision": config.vision.kind,
+        "text": config.text.kind,
+        "contrast": config.contrast,
+        "cross_attention": config.decoder_config.cross_attention,
+        "has_words": processor.config.has_words,
+    }
+    if arguments.json:
+        print(json.dumps(row))
+        return 0
+    print(
+        f"{arguments.out}: {row['parameters'] / 1e6:.1f} M parameters, "
+        f"vision {config.vision.kind}, text {config.text.kind}, {config.contrast} contrast"
+    )
+    if not processor.config.has_words:
+        print("no vocab.txt beside the checkpoint: put it there and convert again to use words")
+    return 0
