@@ -1,8 +1,15 @@
 """Laws of the whole model."""
 
+from typing import get_args
+
+import pytest
 import torch
 
-from tests.tiny import SPECIAL, tiny_batch, tiny_model
+from tests.tiny import SPECIAL, VOCAB, tiny_batch, tiny_config, tiny_model
+from valor.config import evolve, to_dict
+from valor.encoders.clip_text import ClipTextConfig
+from valor.encoders.text import CrossAttentionKind
+from valor.models.valor import Valor
 from valor.objectives.alignment import AlignmentConfig
 from valor.objectives.answering import AnsweringConfig
 from valor.objectives.base import total
@@ -10,19 +17,38 @@ from valor.objectives.captioning import CaptioningConfig
 from valor.training.step import ObjectivesConfig, loss_terms
 from valor.types import AUDIOVISUAL, Modality
 
+TINY_CLIP = ClipTextConfig(vocab_size=VOCAB, max_length=16, dim=16, num_layers=1, num_heads=2)
 ALL = ObjectivesConfig(
     alignment=AlignmentConfig(), captioning=CaptioningConfig(), answering=AnsweringConfig()
 )
 
 
-def test_every_parameter_gets_a_finite_gradient():
-    model = tiny_model().train()
-    total(loss_terms(model, tiny_batch(), ALL, SPECIAL)).backward()
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"text.cross_attention": kind} for kind in get_args(CrossAttentionKind)),
+        {"contrast": "coarse"},
+        {"contrast": "coarse", "late_fusion": True},
+        {"language_modelling": "causal"},
+        {"decoder": to_dict(tiny_config().text), "text.cross_attention": "none"},
+        {"decoder": to_dict(tiny_config().text), "text": to_dict(TINY_CLIP), "contrast": "coarse"},
+    ],
+    ids=lambda changes: ",".join(f"{key}={str(value)[:14]}" for key, value in changes.items()),
+)
+def test_every_parameter_gets_a_finite_gradient(changes):
+    torch.manual_seed(0)
+    model = Valor(evolve(tiny_config(), changes)).train()
+    batch = tiny_batch()
+    batch.frame_valid[0, 2:] = False
+    total(loss_terms(model, batch, ALL, SPECIAL)).backward()
+    # Added to all logits of one softmax; for a prompt that this model does not have.
+    no_effect = ("heads.text.scorer.2.bias", "text.prompt_mark")
     for name, parameter in model.named_parameters():
+        if name in no_effect:
+            continue
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-        if name != "heads.text.scorer.2.bias":  # Added to all logits of a softmax: no effect.
-            assert parameter.grad.abs().max() > 0, name
+        assert parameter.grad.abs().max() > 0, name
 
 
 def test_missing_audio_changes_no_audio_loss():

@@ -1,9 +1,20 @@
-"""Laws of MGC's masking."""
+"""Laws of MGC: masking, and the other two ways of predicting words."""
 
+import pytest
 import torch
+from torch.nn import functional as F
 
-from tests.tiny import SPECIAL, VOCAB, texts
-from valor.objectives.captioning import choose_words, corrupt
+from tests.tiny import SPECIAL, VOCAB, texts, tiny_batch, tiny_config
+from valor.config import evolve
+from valor.models.valor import Valor
+from valor.objectives.captioning import (
+    CaptioningConfig,
+    caption,
+    choose_words,
+    corrupt,
+    smoothed_cross_entropy,
+)
+from valor.types import AUDIOVISUAL, TextBatch
 
 
 def test_never_the_first_word_never_padding_and_at_least_one_in_each_row():
@@ -36,3 +47,38 @@ def test_only_chosen_words_change_and_most_become_masks():
     kept = (corrupted[chosen] == 7).float().mean().item()
     assert abs(masked - 0.8) < 0.03
     assert abs(kept - 0.1) < 0.03
+
+
+def test_smoothed_targets_are_the_divergence_from_them():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(5, 7), torch.randint(7, (5,))
+    wanted = torch.full((5, 7), 0.1 / 6)
+    wanted[torch.arange(5), targets] = 0.9
+    divergence = F.kl_div(logits.log_softmax(1), wanted, reduction="batchmean")
+    torch.testing.assert_close(smoothed_cross_entropy(logits, targets, 0.1), divergence)
+    plain = smoothed_cross_entropy(logits, targets, 0.0)
+    torch.testing.assert_close(plain, F.cross_entropy(logits, targets))
+
+
+@pytest.mark.parametrize("predicts", ["masked", "causal"])
+def test_one_pass_over_all_words_is_the_loss_of_writing_them_one_by_one(predicts):
+    torch.manual_seed(0)
+    model = Valor(evolve(tiny_config(), {"language_modelling": predicts})).eval()
+    batch, config = tiny_batch(), CaptioningConfig(groups=(AUDIOVISUAL,), mask_fraction=None)
+    text = batch.caption_texts[AUDIOVISUAL]
+    with torch.no_grad():
+        memory = model.remember(model.encode_media(batch))
+        term = caption(model(batch), batch, model.decoder, config, SPECIAL)["caption/audiovisual"]
+        losses = []
+        for place in range(1, text.valid.shape[1]):
+            seen = text.token_ids[:, :place]
+            if predicts == "masked":
+                seen = torch.cat([seen, torch.full((4, 1), SPECIAL.mask)], dim=1)
+            head = TextBatch(token_ids=seen, valid=torch.ones_like(seen, dtype=torch.bool))
+            prompt = model.decoder.caption_prompt(4)
+            hidden = model.decoder.read(prompt, head, memory, AUDIOVISUAL)[:, -1]
+            there = text.valid[:, place]
+            logits = model.decoder.word_logits(hidden[there])
+            losses.append(F.cross_entropy(logits, text.token_ids[there, place], reduction="none"))
+    torch.testing.assert_close(term.value, torch.cat(losses).mean(), atol=1e-5, rtol=0)
+    assert term.num_rows == 4

@@ -64,6 +64,8 @@ class ValorConfig:
         """Reject parts that do not fit together."""
         if self.decoder is None and not isinstance(self.text, BertConfig):
             raise ValueError(f"text.kind={self.text.kind!r} cannot be the decoder too; give one")
+        if self.decoder and isinstance(self.text, BertConfig) and self.text.cross_attention_names:
+            raise ValueError("text.cross_attention must be none beside a decoder of its own")
 
     @property
     def decoder_config(self) -> BertConfig:
