@@ -14,7 +14,9 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +46,10 @@ def timed(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def fastest(call: Callable[[], object]) -> float:
+    return min(timed(call) for _ in range(2))
 
 
 def build() -> tuple[Valor, Batch]:
@@ -87,10 +93,9 @@ def transformers_search(num_states: int) -> Callable[[int], Tensor]:
         bos_token_id=SPECIAL.start,
         eos_token_id=SPECIAL.end,
         decoder_start_token_id=SPECIAL.start,
-        forced_bos_token_id=None,
         forced_eos_token_id=None,
     )
-    model = BartForConditionalGeneration(config).eval()
+    model: Any = BartForConditionalGeneration(config).eval()
     states = torch.randn(2, num_states, 768)
 
     def search(tokens: int) -> Tensor:
@@ -119,11 +124,11 @@ def measure(repeats: int) -> dict[str, float]:
         encodes.append(timed(lambda: model.encode_media(batch)))
         decodes.append(timed(lambda: write(model, outputs, 30)))
     peak = peak_bytes() - before
-    by_length = {n: min(timed(lambda: write(model, outputs, n)) for _ in range(2)) for n in (10, 60)}
-    greedy = min(timed(lambda: write(model, outputs, 30, num_beams=1)) for _ in range(2))
+    by_length = {n: fastest(partial(write, model, outputs, n)) for n in (10, 60)}
+    greedy = fastest(partial(write, model, outputs, 30, num_beams=1))
     num_states = sum(output.tokens.valid.shape[1] for output in outputs.values())
     search = transformers_search(num_states)
-    theirs = {n: min(timed(lambda: search(n)) for _ in range(2)) for n in (10, 30, 60)}
+    theirs = {n: fastest(partial(search, n)) for n in (10, 30, 60)}
     rate, encode, decode = max(rates), statistics.median(encodes), statistics.median(decodes)
     ideal = ENCODE_FLOP / rate
     return {

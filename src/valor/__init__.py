@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from valor.errors import ValorError
 
-__all__ = ["Library", "Processor", "Valor", "ValorError", "load"]
+__all__ = ["Library", "Processor", "Valor", "ValorError", "load", "register_auto_classes"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -17,9 +17,11 @@ _HOMES = {
     "Processor": "valor.processing.processor",
     "Valor": "valor.models.valor",
     "load": "valor.inference",
+    "register_auto_classes": "valor.checkpoints.hub",
 }
 
 if TYPE_CHECKING:
+    from valor.checkpoints.hub import register_auto_classes
     from valor.inference import load
     from valor.models.valor import Valor
     from valor.processing.processor import Processor

@@ -66,7 +66,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], *, where: str = "con
     try:
         return _adapter(cls).validate_json(json.dumps(values, default=_plain))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error)}") from None
+        raise ConfigError(f"{where}: {_first_problem(error, values)}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -74,10 +74,18 @@ def _plain(value: Any) -> Any:
     return to_dict(value) if dataclasses.is_dataclass(value) else value.label
 
 
-def _first_problem(error: Any) -> str:
+def _first_problem(error: Any, values: Any) -> str:
     """One line for the first of pydantic's problems, with the path of the field."""
     problem = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in problem["loc"])
+    parts = list[str]()
+    inside: Any = values
+    for place, part in enumerate(problem["loc"], start=1):
+        known = cast("dict[Any, Any]", inside) if isinstance(inside, dict) else {}
+        if known and part not in known and place < len(problem["loc"]):
+            continue  # The kind that was chosen among several, which is no key.
+        inside = known.get(part)
+        parts.append(str(part))
+    path = ".".join(parts)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{path}: unknown key; remove it or correct its spelling"
     if problem["type"] in ("missing", "missing_argument"):

@@ -21,7 +21,7 @@ _WEIGHTS = "model.safetensors"
 def save_model(
     folder: Path,
     config: ValorConfig,
-    weights: dict[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
     processor: Processor,
     *,
     card: str,
