@@ -159,7 +159,7 @@ def test_siglip2_of_any_shape_gets_a_square_of_as_many_patches(tmp_path):
     ("settings", "image_px", "margin_px", "crop"),
     [
         ({"size": 224, "do_center_crop": True, "crop_size": 224}, 224, 0, "centre"),
-        ({"size": 224}, 224, 0, "stretch"),
+        ({"size": 224, "do_center_crop": None, "rescale_factor": None}, 224, 0, "stretch"),
         ({"size": {"height": 256, "width": 256}, "crop_size": 224}, 256, 0, "stretch"),
         ({"size": 256, "do_center_crop": True, "crop_size": 224}, 224, 32, "centre"),
         ({"size": {"shortest_edge": 224}, "do_center_crop": False}, 224, 0, "centre"),

@@ -81,7 +81,8 @@ def frames_for(source: str | Path, *, segment_s: float = 10.0) -> FrameConfig:
     side, _ = _side(source, {"size": cropped}) if cropped else (resized, is_square)
     if side > resized or abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise ModelError(f"{source}: its way to crop or scale pictures is not supported")
-    statistics: Any = tuple(tuple(settings.get(name, ())) for name in ("image_mean", "image_std"))
+    names = ("image_mean", "image_std")
+    statistics: Any = tuple(tuple(map(float, settings.get(name, ()))) for name in names)
     if not settings.get("do_normalize", True):
         statistics = (0.0,) * 3, (1.0,) * 3
     if [len(values) for values in statistics] != [3, 3]:
@@ -173,7 +174,7 @@ def _settings(source: str | Path) -> dict[str, Any]:
         raise _unreadable(source, error) from None
     for values in found:
         if values and ("image_mean" in values or "size" in values):
-            return values
+            return {name: value for name, value in values.items() if value is not None}
     raise ModelError(f"{source}: no preprocessor_config.json for pictures")
 
 
