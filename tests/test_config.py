@@ -43,8 +43,8 @@ def test_wrong_values_are_named_with_their_path(path, value, problem):
 
 
 def test_changes_by_path_are_checked():
-    config = evolve(TrainConfig(), {"model.audio.num_layers": 2, "batch_size": 8})
-    assert config.model.audio.num_layers == 2
+    config = evolve(TrainConfig(), {"model.audio.dim": 24, "batch_size": 8})
+    assert config.model.audio.dim == 24
     assert config.batch_size == 8
     groups = {"objectives.alignment.groups": ["vision", "audiovisual"]}
     changed = evolve(config, groups).objectives.alignment

@@ -161,7 +161,7 @@ class VideoModel:
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts, word by word."""
-        return self.valor.encode_text(self.processor.encode_texts(texts))
+        return self.valor.encode_text(self.processor.encode_aligned_texts(texts))
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL

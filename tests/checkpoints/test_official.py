@@ -15,6 +15,7 @@ from valor.checkpoints.folder import load_model
 from valor.checkpoints.official import convert
 from valor.cli.main import main
 from valor.errors import ModelError, ValorError
+from valor.processing.spectrogram import SpectrogramConfig
 from valor.types import AUDIOVISUAL, Batch, Modality, Tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "official"
@@ -209,8 +210,9 @@ def test_a_released_folder_is_converted_as_it_is(released_folder, tmp_path, caps
     model, processor, _ = load_model(out)
     assert model.config.prompts.caption == (101, 110, 111, 112, 113, 114, 115, 102)
     sound, frames = processor.config.spectrogram, processor.config.frames
+    assert isinstance(sound, SpectrogramConfig)
     assert (sound.sample_rate_hz, sound.window, sound.num_windows) == (22_050, "hann", 2)
-    assert (sound.mean, sound.deviation, sound.padding) == (-4.2677393, 4.5689974, 0.0)
+    assert (sound.mean, sound.deviation, sound.beyond) == (-4.2677393, 4.5689974, 0.0)
     assert (frames.num_bursts, frames.normalise, frames.crop) == (4, "clip", "stretch")
     ids = processor.encode_texts(["The video, with natural-language!"]).token_ids
     assert ids[0].tolist() == [101, 111, 112, 113, 100, 102]  # "naturallanguage" is no word.

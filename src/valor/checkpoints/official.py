@@ -32,7 +32,7 @@ from valor.models.valor import ValorConfig
 from valor.processing.frames import FrameConfig
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.processing.spectrogram import SpectrogramConfig
-from valor.processing.tokenizer import Tokenizer
+from valor.processing.tokenizer import TextTokenizer, Tokenizer
 
 _CROSS_ATTENTION: dict[str, CrossAttentionKind] = {
     "va_concate": "concatenated",
@@ -79,6 +79,9 @@ class Release:
     described: Mapping[str, Any]
     """What a `config.json` says beyond the options; empty for an `hps.json`."""
     vocabulary: Path | None
+    """`vocab.txt` of BERT."""
+    clip_tokenizer: Path | None
+    """`tokenizer.json` of CLIP."""
 
     @property
     def uses_clip(self) -> bool:
@@ -114,7 +117,8 @@ def convert(source: Path, out: Path) -> ValorConfig:
 
     Args:
         source: Folder with a `.pt` or `.safetensors` and its `hps.json` (or `config.json`), and
-            optionally `vocab.txt`; or a released folder with `ckpt/` and `log/`.
+            optionally `vocab.txt`, with a CLIP text encoder its `tokenizer.json` too; or a released
+            folder with `ckpt/` and `log/`.
         out: Model folder to write.
 
     Returns:
@@ -125,14 +129,16 @@ def convert(source: Path, out: Path) -> ValorConfig:
         ConfigError: If the options name an arrangement that no released model has.
     """
     release = read_release(source)
-    tokenizer = _tokenizer(release)
+    tokenizer, text_tokenizer = _tokenizers(release)
     try:
         config = valor_config(release, tokenizer)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
     weights = valor_weights(release, config)
-    processor = Processor(processor_config(release), tokenizer)
-    save_model(out, config, weights, processor, card=_card(release, config, tokenizer))
+    has_words = bool(text_tokenizer if release.has_clip_text else tokenizer)
+    words = (tokenizer, text_tokenizer) if has_words else (None, None)
+    processor = Processor(processor_config(release, has_words), *words)
+    save_model(out, config, weights, processor, card=_card(release, config, has_words))
     return config
 
 
@@ -144,13 +150,14 @@ def read_release(source: Path) -> Release:
     if not isinstance(described, dict):
         raise ModelError(f"{_options_file(source)}: no JSON object")
     options = described.get("options", described)
-    vocabularies = [p for p in (source / "vocab.txt", source / "log" / "vocab.txt") if p.is_file()]
+    words, clip_words = source / "vocab.txt", source / "tokenizer.json"
     return Release(
         folder=source,
         weights=_read_weights(_weights_file(source)),
         options=_DEFAULTS | options,
         described=described if "options" in described else {},
-        vocabulary=vocabularies[0] if vocabularies else None,
+        vocabulary=words if words.is_file() else None,
+        clip_tokenizer=clip_words if clip_words.is_file() else None,
     )
 
 
@@ -207,16 +214,19 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _tokenizer(release: Release) -> Tokenizer | None:
+def _tokenizers(release: Release) -> tuple[Tokenizer | None, TextTokenizer | None]:
+    """BERT's, and CLIP's where it encodes texts, as far as they are there."""
     if release.vocabulary is None:
-        return None
+        return None, None
     tokenizer = Tokenizer.from_vocabulary(release.vocabulary)
     size = release.shape("multimodal_encoder.embeddings.word_embeddings.weight")[0]
     if tokenizer.vocab_size != size:
         raise ModelError(
             f"{release.vocabulary}: {tokenizer.vocab_size} words, but the checkpoint has {size}"
         )
-    return tokenizer
+    if not release.has_clip_text or release.clip_tokenizer is None:
+        return tokenizer, None
+    return tokenizer, TextTokenizer.from_file(release.clip_tokenizer).without_punctuation()
 
 
 def valor_config(release: Release, tokenizer: Tokenizer | None = None) -> ValorConfig:
@@ -408,7 +418,7 @@ def valor_weights(release: Release, config: ValorConfig) -> dict[str, Tensor]:
     return weights
 
 
-def processor_config(release: Release) -> ProcessorConfig:
+def processor_config(release: Release, has_words: bool = True) -> ProcessorConfig:
     """The preprocessing that a released model was trained with.
 
     Source:
@@ -431,6 +441,7 @@ def processor_config(release: Release) -> ProcessorConfig:
             image_px=options["video_resolution"],
             normalise="clip" if release.uses_clip else "imagenet",
             crop="centre" if options["video_transforms"] == "crop_flip" else "stretch",
+            resample="bilinear",
         ),
         spectrogram=SpectrogramConfig(
             sample_rate_hz=22_050,
@@ -440,17 +451,17 @@ def processor_config(release: Release) -> ProcessorConfig:
             num_windows=number("audio", "num_audio_clips", 2),
             mean=options["audio_mean"],
             deviation=options["audio_std"],
-            padding=0.0,
+            beyond=0.0,
         ),
         max_text_length=32,
-        has_words=release.vocabulary is not None,
+        has_words=has_words,
     )
 
 
-def _card(release: Release, config: ValorConfig, tokenizer: Tokenizer | None) -> str:
+def _card(release: Release, config: ValorConfig, has_words: bool) -> str:
     words = (
         "It has its tokenizer."
-        if tokenizer
+        if has_words
         else "There was no `vocab.txt` beside the checkpoint, so it has no tokenizer: it embeds "
         "media, but reads and writes token ids only."
     )

@@ -16,9 +16,10 @@ from torch import Tensor
 from valor.encoders.audio import AstConfig
 from valor.encoders.clip_text import ClipTextConfig
 from valor.encoders.text import BertConfig
+from valor.encoders.towers import TowerConfig
 from valor.encoders.video_swin import VideoSwinConfig
 from valor.encoders.vision import VitConfig
-from valor.models.valor import ValorConfig
+from valor.models.valor import AudioConfig, TextConfig, ValorConfig, VisionConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def key_map(config: ValorConfig, *, has_clip_heads: bool) -> KeyMap:
     is_clip = isinstance(config.vision, VitConfig)
     return {
         **_below("vision.", _vision(config.vision)),
-        **_below("audio.", ast(config.audio)),
+        **_below("audio.", _audio(config.audio)),
         **_below("text.", {} if config.decoder is None else _text(config.text)),
         **_below("decoder.", decoder(config.decoder_config)),
         **_heads(config, has_clip_heads),
@@ -73,14 +74,30 @@ def key_map(config: ValorConfig, *, has_clip_heads: bool) -> KeyMap:
     }
 
 
-def _vision(config: VitConfig | VideoSwinConfig) -> KeyMap:
-    return clip_vision(config) if isinstance(config, VitConfig) else video_swin(config)
+def _vision(config: VisionConfig) -> KeyMap:
+    if isinstance(config, VitConfig):
+        return clip_vision(config)
+    if isinstance(config, VideoSwinConfig):
+        return video_swin(config)
+    raise _unknown(config)
 
 
-def _text(config: BertConfig | ClipTextConfig) -> KeyMap:
+def _audio(config: AudioConfig) -> KeyMap:
+    if isinstance(config, AstConfig):
+        return ast(config)
+    raise _unknown(config)
+
+
+def _text(config: TextConfig) -> KeyMap:
     if isinstance(config, ClipTextConfig):
         return clip_text(config)
-    return _from("txt_encoder.", bert(config))
+    if isinstance(config, BertConfig):
+        return _from("txt_encoder.", bert(config))
+    raise _unknown(config)
+
+
+def _unknown(config: TowerConfig) -> TypeError:
+    return TypeError(f"no released model has an encoder of kind {config.kind!r}")
 
 
 def clip_vision(config: VitConfig) -> KeyMap:

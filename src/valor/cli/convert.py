@@ -49,5 +49,5 @@ def main(argv: Sequence[str]) -> int:
         f"vision {config.vision.kind}, text {config.text.kind}, {config.contrast} contrast"
     )
     if not processor.config.has_words:
-        print("no vocab.txt beside the checkpoint: put it there and convert again to use words")
+        print("no words: a vocab.txt (for CLIP texts also its tokenizer.json) must lie beside it")
     return 0

@@ -59,7 +59,7 @@ def collate_training(
         aligned = [draw_aligned(record, group, rng) for record in records]
         written = [draw_written(record, group, rng) for record in records]
         if any(aligned):
-            batch.aligned_texts[group] = processor.encode_texts(aligned)
+            batch.aligned_texts[group] = processor.encode_aligned_texts(aligned)
         if any(written):
             batch.caption_texts[group] = processor.encode_texts(written)
     single = (Modality.VISION, Modality.AUDIO)[int(rng.integers(2))]

@@ -7,7 +7,9 @@ Source: VALOR (arXiv 2304.08345) 3.2.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -19,6 +21,7 @@ from valor.config import configclass
 from valor.encoders.audio import AstConfig, AudioTransformer
 from valor.encoders.clip_text import ClipTextConfig, ClipTextTransformer, last_token
 from valor.encoders.text import BertConfig, Memory, TextTransformer, with_prompt
+from valor.encoders.towers import AudioTower, TextTower, TowerConfig, VisionTower, read_tower
 from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
 from valor.encoders.vision import VisionTransformer, VitConfig
 from valor.models.decoder import Decoder, MemoryProjection, PromptConfig
@@ -30,8 +33,9 @@ _LOOK_GAIN = 2.0
 """An average over all media tokens is small; without this the decoder learns to ignore it first."""
 
 
-VisionConfig = Annotated[VitConfig | VideoSwinConfig, Field(discriminator="kind")]
-TextConfig = Annotated[BertConfig | ClipTextConfig, Field(discriminator="kind")]
+VisionConfig = Annotated[VitConfig | VideoSwinConfig | TowerConfig, Field(discriminator="kind")]
+AudioConfig = Annotated[AstConfig | TowerConfig, Field(discriminator="kind")]
+TextConfig = Annotated[BertConfig | ClipTextConfig | TowerConfig, Field(discriminator="kind")]
 
 
 @configclass
@@ -39,7 +43,7 @@ class ValorConfig:
     """The whole model."""
 
     vision: VisionConfig = VitConfig()
-    audio: AstConfig = AstConfig()
+    audio: AudioConfig = AstConfig()
     text: TextConfig = BertConfig()
     decoder: BertConfig | None = None
     """The decoder's own text transformer; None shares the text encoder's."""
@@ -64,6 +68,8 @@ class ValorConfig:
         """Reject parts that do not fit together."""
         if self.decoder is None and not isinstance(self.text, BertConfig):
             raise ValueError(f"text.kind={self.text.kind!r} cannot be the decoder too; give one")
+        if self.contrast == "coarse" and isinstance(self.text, TowerConfig):
+            raise ValueError("contrast='coarse' needs text.kind bert or clip_text")
         if self.decoder and isinstance(self.text, BertConfig) and self.text.cross_attention_names:
             raise ValueError("text.cross_attention must be none beside a decoder of its own")
 
@@ -92,18 +98,22 @@ class Valor(nn.Module):
 
     Args:
         config: Sizes of all parts.
+        towers: Pretrained towers to take instead of fresh ones, by `vision`, `audio` and `text`.
     """
 
-    def __init__(self, config: ValorConfig) -> None:
+    def __init__(self, config: ValorConfig, towers: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.vision = (
-            VisionTransformer(config.vision)
-            if isinstance(config.vision, VitConfig)
-            else VideoSwinTransformer(config.vision)
+        towers = towers or {}
+        self.vision = _vision_encoder(config.vision, towers.get("vision"))
+        self.audio = (
+            AudioTower(config.audio, towers.get("audio"))
+            if isinstance(config.audio, TowerConfig)
+            else AudioTransformer(config.audio)
         )
-        self.audio = AudioTransformer(config.audio)
-        self.text = None if config.decoder is None else _text_encoder(config.text)
+        self.text = (
+            None if config.decoder is None else _text_encoder(config.text, towers.get("text"))
+        )
         self.decoder = Decoder(
             TextTransformer(config.decoder_config),
             config.prompts,
@@ -129,11 +139,62 @@ class Valor(nn.Module):
         )
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         for part in (self.vision, self.audio, self.heads, self.memory_projections):
-            part.apply(_initialise)
+            if not isinstance(part, VisionTower | AudioTower):
+                part.apply(_initialise)
         for layer in self.decoder.text.bert_layers:
             for cross in layer.cross_attentions.values():
                 cross.apply(_initialise)
                 nn.init.xavier_uniform_(cross.attention.output.weight, gain=_LOOK_GAIN)
+
+    @classmethod
+    def from_towers(
+        cls,
+        *,
+        vision: str | Path | None = None,
+        audio: str | Path | None = None,
+        text: str | Path | None = None,
+        frozen: Modality = Modality(0),
+        config: ValorConfig | None = None,
+        frames_px: int | None = None,
+    ) -> "Valor":
+        """Start from pretrained towers of the transformers library.
+
+        Heads, memory projections and the decoder are fresh. A model with a text tower has a decoder
+        of its own. `valor.processing.pretrained.processor_for` makes the processor that belongs to
+        the same towers.
+
+        Args:
+            vision: Hub id or folder of an image or video tower; None keeps `config.vision`.
+            audio: Of an audio tower; None keeps `config.audio`.
+            text: Of a text tower; None keeps `config.text`.
+            frozen: The towers whose weights training leaves as they are.
+            config: Of everything else; the defaults are VALOR-B's.
+            frames_px: Height and width of frames, where not the tower's own.
+
+        Returns:
+            The model; its `config` rebuilds it without the hub.
+
+        Raises:
+            ModelError: If a tower cannot be loaded.
+
+        Example:
+            >>> model = Valor.from_towers(  # doctest: +SKIP
+            ...     vision="google/siglip2-base-patch16-224", frozen=Modality.VISION
+            ... )
+        """
+        config = config or ValorConfig()
+        sources = {Modality.VISION: vision, Modality.AUDIO: audio, Modality.TEXT: text}
+        changes: dict[str, TowerConfig | BertConfig] = {}
+        towers: dict[str, nn.Module] = {}
+        for modality, source in sources.items():
+            if source is not None:
+                given = frames_px if modality is Modality.VISION else None
+                size = (given, given) if given else ()
+                found = read_tower(source, modality, frozen=modality in frozen, input_size=size)
+                changes[modality.label], towers[modality.label] = found
+        if text is not None:
+            changes["decoder"] = config.decoder_config
+        return cls(replace(config, **changes), towers)
 
     def forward(self, batch: Batch) -> Encoded:
         """Encode everything in a batch that objectives compare or describe."""
@@ -191,14 +252,24 @@ class Valor(nn.Module):
     def _whole_text(self, features: Tensor, texts: TextBatch) -> Float[Tensor, "rows dim"]:
         """BERT's first token, CLIP's last."""
         if isinstance(self.text, ClipTextTransformer):
-            return last_token(features, texts.token_ids)
+            return last_token(features, texts.token_ids.masked_fill(~texts.valid, 0))
         return features[:, 0]
 
 
-def _text_encoder(config: TextConfig) -> nn.Module:
-    return (
-        TextTransformer(config) if isinstance(config, BertConfig) else ClipTextTransformer(config)
-    )
+def _vision_encoder(config: VisionConfig, tower: nn.Module | None) -> nn.Module:
+    if isinstance(config, TowerConfig):
+        return VisionTower(config, tower)
+    if isinstance(config, VideoSwinConfig):
+        return VideoSwinTransformer(config)
+    return VisionTransformer(config)
+
+
+def _text_encoder(config: TextConfig, tower: nn.Module | None) -> nn.Module:
+    if isinstance(config, TowerConfig):
+        return TextTower(config, tower)
+    if isinstance(config, ClipTextConfig):
+        return ClipTextTransformer(config)
+    return TextTransformer(config)
 
 
 def _mean(tokens: Tokens) -> Tokens:

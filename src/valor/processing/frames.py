@@ -16,6 +16,8 @@ _STATISTICS = {
     "unit": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """Channel means and deviations by the family of encoders that was trained with them."""
+Channels = tuple[float, float, float]
+"""Red, green and blue."""
 
 
 @configclass
@@ -29,8 +31,13 @@ class FrameConfig:
     """Time between the frames of a burst."""
     image_px: int = 224
     crop: Literal["centre", "pad", "stretch"] = "centre"
-    """Cut the longer side away, keep it and fill up with black, or squeeze it."""
-    normalise: Literal["clip", "imagenet", "unit"] = "clip"
+    """Cut the longer side away, keep it and fill up with black, or press it into the square."""
+    margin_px: int = 0
+    """Pictures are resized to this much more than the square that is cut out of their middle."""
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    """Kernel of the resizing, which is antialiased."""
+    normalise: Literal["clip", "imagenet", "unit"] | tuple[Channels, Channels] = "clip"
+    """Means and deviations of the channels in [0, 1], or the name of known ones."""
     max_shift_px: int = 0
     """In training, all frames of a sample are shifted by up to this much in each direction."""
 
@@ -38,6 +45,13 @@ class FrameConfig:
         """Reject impossible sizes."""
         if min(self.num_bursts, self.frames_per_burst, self.image_px) < 1:
             raise ValueError("num_bursts, frames_per_burst and image_px must be at least 1")
+        if self.margin_px < 0:
+            raise ValueError(f"margin_px={self.margin_px} must not be negative")
+
+    @property
+    def resized_px(self) -> int:
+        """Size of a picture before the square is cut out: the shorter side, or as `crop` says."""
+        return self.image_px + self.margin_px
 
 
 def to_squares(
@@ -45,21 +59,17 @@ def to_squares(
 ) -> UInt8[np.ndarray, "frames 3 side side"]:
     """Resize and crop, pad or stretch pictures to the encoder's square."""
     height, width = frames.shape[1:3]
-    side = config.image_px
+    side, resized = config.image_px, config.resized_px
     reach = min(height, width) if config.crop == "centre" else max(height, width)
-    new_height, new_width = round(height * side / reach), round(width * side / reach)
+    size = (max(1, round(height * resized / reach)), max(1, round(width * resized / reach)))
     if config.crop == "stretch":
-        new_height = new_width = side
+        size = (resized, resized)
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    if (new_height, new_width) != (height, width):
-        size = (max(1, new_height), max(1, new_width))
-        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True)
-    top, left = (pixels.shape[2] - side) // 2, (pixels.shape[3] - side) // 2
-    if config.crop != "pad":
-        pixels = pixels[:, :, top : top + side, left : left + side]
-    else:
-        below, right = side - pixels.shape[2] + top, side - pixels.shape[3] + left
-        pixels = F.pad(pixels, (-left, right, -top, below))
+    if size != (height, width):
+        pixels = F.interpolate(pixels, size, mode=config.resample, antialias=True)
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    # Negative padding cuts.
+    pixels = F.pad(pixels, (-left, side - size[1] + left, -top, side - size[0] + top))
     return np.ascontiguousarray(pixels.numpy())
 
 
@@ -79,6 +89,8 @@ def normalise(
     pixels: UInt8[Tensor, "*batch 3 height width"], config: FrameConfig
 ) -> Float[Tensor, "*batch 3 height width"]:
     """Scale bytes to the encoder's range."""
-    mean, deviation = (torch.tensor(values) for values in _STATISTICS[config.normalise])
+    known = config.normalise
+    statistics = _STATISTICS[known] if isinstance(known, str) else known
+    mean, deviation = (torch.tensor(values) for values in statistics)
     scale, shift = 1 / (255 * deviation), -mean / deviation
     return pixels.float() * scale[:, None, None] + shift[:, None, None]

@@ -1,25 +1,42 @@
 """The processor: everything between decoded media or text and model inputs, saved with the model.
 
 A model folder holds it as `preprocessor_config.json` and `tokenizer.json`, so that serving prepares
-its inputs exactly as training did.
+its inputs exactly as training did; a text tower's own tokenizer is in `text_tokenizer.json`.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Discriminator, Tag
 
 from valor.config import configclass, from_dict, to_json
 from valor.errors import ModelError
 from valor.media.segments import DecodePlan
+from valor.processing.extractors import ClapConfig, WhisperConfig, extracted_windows
 from valor.processing.frames import FrameConfig, to_squares
 from valor.processing.spectrogram import SpectrogramConfig, spectrogram_windows
-from valor.processing.tokenizer import Tokenizer
+from valor.processing.tokenizer import TextTokenizer, Tokenizer
 from valor.types import Sample, Segment, TextBatch
 
 _CONFIG_FILE = "preprocessor_config.json"
 _TOKENIZER_FILE = "tokenizer.json"
+_TEXT_TOKENIZER_FILE = "text_tokenizer.json"
+
+
+def _front_end(values: Any) -> str:
+    """The kind of a spectrogram's configuration; older folders have Kaldi's without saying so."""
+    return values.get("kind", "kaldi") if isinstance(values, dict) else values.kind
+
+
+FrontEnd = Annotated[
+    Annotated[SpectrogramConfig, Tag("kaldi")]
+    | Annotated[WhisperConfig, Tag("whisper")]
+    | Annotated[ClapConfig, Tag("clap")],
+    Discriminator(_front_end),
+]
 
 
 @configclass
@@ -27,7 +44,7 @@ class ProcessorConfig:
     """Preprocessing of all three modalities."""
 
     frames: FrameConfig = FrameConfig()
-    spectrogram: SpectrogramConfig = SpectrogramConfig()
+    spectrogram: FrontEnd = SpectrogramConfig()
     max_text_length: int = 40
     """Tokens per text, start and end included."""
     segment_s: float = 10.0
@@ -41,16 +58,23 @@ class Processor:
 
     Args:
         config: Sizes and statistics.
-        tokenizer: For texts; None for a model that came without its words.
+        tokenizer: For what the decoder reads and writes; None for a model that came without words.
+        text_tokenizer: For texts that media are compared with, where another tower encodes these.
     """
 
-    def __init__(self, config: ProcessorConfig, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        config: ProcessorConfig,
+        tokenizer: Tokenizer | None,
+        text_tokenizer: TextTokenizer | None = None,
+    ) -> None:
         self.config = config
         self._tokenizer = tokenizer
+        self.text_tokenizer = text_tokenizer
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """For texts; a model that has none is a `ModelError`."""
+        """For what the decoder reads and writes; a model that has none is a `ModelError`."""
         if self._tokenizer is None:
             raise ModelError(
                 "this model has no tokenizer.json; `valor convert` makes one if the vocab.txt of "
@@ -66,7 +90,7 @@ class Processor:
             num_frames=frames.num_bursts,
             frames_per_burst=frames.frames_per_burst,
             burst_step_s=frames.burst_step_s,
-            short_side_px=frames.image_px,
+            short_side_px=frames.resized_px,
             sample_rate_hz=sound.sample_rate_hz,
         )
 
@@ -75,19 +99,31 @@ class Processor:
         pixels = None if segment.frames is None else to_squares(segment.frames, self.config.frames)
         spectrograms = None
         if segment.waveform is not None and not segment.is_silent:
-            waveform = torch.from_numpy(segment.waveform)
-            spectrograms = spectrogram_windows(waveform, self.config.spectrogram).numpy()
+            waveform, sound = torch.from_numpy(segment.waveform), self.config.spectrogram
+            spectrograms = (
+                spectrogram_windows(waveform, sound)
+                if isinstance(sound, SpectrogramConfig)
+                else extracted_windows(waveform, sound)
+            ).numpy()
         return Sample(id=id or segment.path, pixels=pixels, spectrograms=spectrograms)
 
     def encode_texts(self, texts: Sequence[str]) -> TextBatch:
-        """Tokenize texts up to the configured length."""
+        """Tokenize texts for the decoder, up to the configured length."""
         return self.tokenizer.encode(texts, max_length=self.config.max_text_length)
 
+    def encode_aligned_texts(self, texts: Sequence[str]) -> TextBatch:
+        """Tokenize texts that media are compared with, up to the configured length."""
+        tokenizer = self.text_tokenizer or self.tokenizer
+        return tokenizer.encode(texts, max_length=self.config.max_text_length)
+
     def save(self, folder: Path) -> None:
-        """Write both files into a model folder."""
+        """Write the files of a model folder that are the processor's."""
         (folder / _CONFIG_FILE).write_text(to_json(self.config), encoding="utf-8")
         if self.config.has_words:
             (folder / _TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
+        if self.text_tokenizer is not None:
+            text = self.text_tokenizer.to_json()
+            (folder / _TEXT_TOKENIZER_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Processor":
@@ -100,6 +136,9 @@ class Processor:
         except json.JSONDecodeError as error:
             raise ModelError(f"{path}: not JSON ({error})") from None
         config = from_dict(ProcessorConfig, values, where=str(path))
-        if not config.has_words:
-            return cls(config, None)
-        return cls(config, Tokenizer.from_file(folder / _TOKENIZER_FILE))
+        own = folder / _TEXT_TOKENIZER_FILE
+        return cls(
+            config,
+            Tokenizer.from_file(folder / _TOKENIZER_FILE) if config.has_words else None,
+            TextTokenizer.from_file(own) if own.is_file() else None,
+        )

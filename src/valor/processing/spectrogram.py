@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +25,7 @@ SILENCE = math.log(torch.finfo(torch.float32).eps)
 class SpectrogramConfig:
     """How sound becomes spectrogram windows."""
 
+    kind: Literal["kaldi"] = "kaldi"
     sample_rate_hz: int = 16_000
     num_mels: int = 64
     frame_s: float = 0.025
@@ -39,8 +40,8 @@ class SpectrogramConfig:
     """Of AudioSet's log energies; upstream AST."""
     deviation: float = 4.5689974
     """Half of what the energies are divided by; upstream AST."""
-    padding: float = SILENCE
-    """The log energy that fills up the last window; the released models took 0."""
+    beyond: float = SILENCE
+    """Log energy after the end of the sound; upstream AST takes 0."""
 
     def __post_init__(self) -> None:
         """Reject impossible sizes."""
@@ -92,11 +93,14 @@ def spectrogram_windows(
     energies = log_mel(waveform, config)
     size = config.hops_per_window
     num = max(1, math.ceil(len(energies) / size))
-    energies = F.pad(energies, (0, 0, 0, num * size - len(energies)), value=config.padding)
-    windows = energies.view(num, size, -1)
-    if num > config.num_windows:
-        windows = windows[torch.linspace(0, num - 1, config.num_windows).round().long()]
+    energies = F.pad(energies, (0, 0, 0, num * size - len(energies)), value=config.beyond)
+    windows = energies.view(num, size, -1)[spread(num, config.num_windows)]
     return (windows.transpose(1, 2) - config.mean) / (2 * config.deviation)
+
+
+def spread(num: int, limit: int) -> Int[Tensor, " windows"]:
+    """Choose at most `limit` of `num` windows, evenly."""
+    return torch.arange(num) if num <= limit else torch.linspace(0, num - 1, limit).round().long()
 
 
 @lru_cache(maxsize=8)

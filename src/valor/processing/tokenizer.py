@@ -1,4 +1,4 @@
-"""Text to token ids and back, with any BERT-like `tokenizer.json`.
+"""Text to token ids and back, with any `tokenizer.json`; a decoder's is BERT-like.
 
 The tokenizers library does the work; this adds batching with masks and the training of a small
 word-piece vocabulary from a corpus, for models that start from scratch.
@@ -9,6 +9,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
@@ -18,29 +19,30 @@ from torch import Tensor
 from valor.errors import ModelError
 from valor.types import SpecialIds, TextBatch
 
+AnyTokenizer = TypeVar("AnyTokenizer", bound="TextTokenizer")
+
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-class Tokenizer:
-    """A BERT-like tokenizer: `[CLS] words [SEP]`, padded with `[PAD]`.
+class TextTokenizer:
+    """Text to token ids, for a text encoder of any family: starts and ends texts as it learned to.
 
     Args:
-        tokenizer: With BERT's five special tokens.
+        tokenizer: States its padding, or has BERT's.
 
     Raises:
-        ModelError: If a special token is missing.
+        ModelError: If what to pad with is not known.
     """
 
     def __init__(self, tokenizer: HubTokenizer) -> None:
-        ids = {token: tokenizer.token_to_id(token) for token in _SPECIAL}
-        missing = [token for token, index in ids.items() if index is None]
-        if missing:
-            raise ModelError(
-                f"tokenizer.json lacks {', '.join(missing)}; a BERT-like one is needed"
-            )
+        stated = tokenizer.padding
+        pad = stated["pad_id"] if stated else tokenizer.token_to_id(_SPECIAL[0])
+        if pad is None:
+            raise ModelError(f"tokenizer.json has no padding, and no token {_SPECIAL[0]}")
         self._tokenizer = tokenizer
-        pad, _, start, end, mask = (index or 0 for index in ids.values())
-        self.special = SpecialIds(pad=pad, start=start, end=end, mask=mask)
+        self._pad: int = pad
+        sample = tokenizer.encode("a")
+        self._ending = sample.ids[-1:] if sample.special_tokens_mask[-1] else []
 
     @property
     def vocab_size(self) -> int:
@@ -59,30 +61,87 @@ class Tokenizer:
         """
         rows = [self._ids(text, max_length) for text in texts]
         length = max((len(row) for row in rows), default=0) or 1
-        padded = [row + [self.special.pad] * (length - len(row)) for row in rows]
+        padded = [row + [self._pad] * (length - len(row)) for row in rows]
         sizes = torch.tensor([len(row) for row in rows])
         return TextBatch(
             token_ids=torch.tensor(padded, dtype=torch.long).view(len(rows), length),
             valid=torch.arange(length)[None] < sizes[:, None],
         )
 
-    def decode(self, token_ids: Tensor) -> list[str]:
-        """Turn rows of ids back into texts, without special tokens."""
-        return self._tokenizer.decode_batch(token_ids.tolist())
+    def without_punctuation(self: AnyTokenizer) -> AnyTokenizer:
+        """Let texts lose their punctuation first, and return self."""
+        removed = normalizers.Replace(Regex("[" + re.escape(string.punctuation) + "]"), "")
+        own = self._tokenizer.normalizer
+        parts = [removed] if own is None else [removed, own]
+        self._tokenizer.normalizer = normalizers.Sequence(parts)
+        return self
 
     def to_json(self) -> str:
         """The `tokenizer.json` text."""
         return self._tokenizer.to_str(pretty=True)
 
     @classmethod
-    def from_file(cls, path: Path) -> "Tokenizer":
+    def from_file(cls: type[AnyTokenizer], path: Path) -> AnyTokenizer:
         """Read a `tokenizer.json`; a missing or damaged one is a `ModelError`."""
         if not path.is_file():
-            raise ModelError(f"{path}: missing; a model folder holds a tokenizer.json")
+            raise ModelError(f"{path}: missing; a model folder holds a {path.name}")
         try:
             return cls(HubTokenizer.from_file(str(path)))
         except Exception as error:  # The library raises bare Exception for a damaged file.
             raise ModelError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_hub(cls: type[AnyTokenizer], source: str | Path) -> AnyTokenizer:
+        """Read the tokenizer of a transformers model by hub id or folder, or raise `ModelError`."""
+        from transformers import AutoTokenizer
+
+        try:
+            found: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = HubTokenizer.from_str(found.backend_tokenizer.to_str())
+        except (OSError, ValueError, ImportError, AttributeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ModelError(
+                f"{source}: no tokenizer can be loaded ({reason}); give a folder with a "
+                "tokenizer.json, or a hub id that is downloaded or can be reached"
+            ) from None
+        tokenizer.no_truncation()
+        if found.pad_token_id is not None:
+            tokenizer.enable_padding(pad_id=found.pad_token_id, pad_token=found.pad_token)
+        return cls(tokenizer)
+
+    def _ids(self, text: str, max_length: int) -> list[int]:
+        if not text.strip():
+            return []
+        ids = self._tokenizer.encode(text).ids
+        if len(ids) <= max_length:
+            return ids
+        return ids[: max_length - len(self._ending)] + self._ending
+
+
+class Tokenizer(TextTokenizer):
+    """A BERT-like tokenizer: `[CLS] words [SEP]`, padded with `[PAD]`; for decoders as well.
+
+    Args:
+        tokenizer: With BERT's five special tokens.
+
+    Raises:
+        ModelError: If a special token is missing.
+    """
+
+    def __init__(self, tokenizer: HubTokenizer) -> None:
+        ids = {token: tokenizer.token_to_id(token) for token in _SPECIAL}
+        missing = [token for token, index in ids.items() if index is None]
+        if missing:
+            raise ModelError(
+                f"tokenizer.json lacks {', '.join(missing)}; a BERT-like one is needed"
+            )
+        super().__init__(tokenizer)
+        pad, _, start, end, mask = (index or 0 for index in ids.values())
+        self.special = SpecialIds(pad=pad, start=start, end=end, mask=mask)
+
+    def decode(self, token_ids: Tensor) -> list[str]:
+        """Turn rows of ids back into texts, without special tokens."""
+        return self._tokenizer.decode_batch(token_ids.tolist())
 
     @classmethod
     def from_vocabulary(cls, path: Path) -> "Tokenizer":
@@ -104,11 +163,7 @@ class Tokenizer:
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(f"{path}: cannot be read ({error})") from None
         pieces = pieces[:-1] if not pieces[-1] else pieces
-        marks = Regex("[" + re.escape(string.punctuation) + "]")
-        normalizer = normalizers.Sequence(
-            [normalizers.Replace(marks, ""), normalizers.BertNormalizer()]
-        )
-        return cls(_word_pieces(pieces, normalizer))
+        return cls(_word_pieces(pieces, normalizers.BertNormalizer())).without_punctuation()
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = 2000) -> "Tokenizer":
@@ -135,12 +190,6 @@ class Tokenizer:
         words = sorted((word for word in counts if len(word) > 1), key=lambda w: (-counts[w], w))
         pieces += words[: max(0, vocab_size - len(pieces))]
         return cls(_word_pieces(pieces, normalizer))
-
-    def _ids(self, text: str, max_length: int) -> list[int]:
-        if not text.strip():
-            return []
-        ids = self._tokenizer.encode(text).ids
-        return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.special.end]
 
 
 def _word_pieces(pieces: Sequence[str], normalizer: normalizers.Normalizer) -> HubTokenizer:
