@@ -61,7 +61,7 @@ clean: ## Remove caches and build outputs; .venv and runs/ stay
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing into .venv (a minute or two)"
 	@$(INSTALL) torch
-	@$(INSTALL) -e ".[search,serve,plots,dev]"
+	@$(INSTALL) -e ".[search,serve,plots,sentence,dev]"
 	@$(INSTALL) --no-deps --force-reinstall docstring-parser-fork
 	@touch $@
 

@@ -43,7 +43,7 @@ class ManifestError(ValorError):
 
 
 class ModelError(ValorError):
-    """A model folder that is incomplete, inconsistent or of another model."""
+    """A model that is missing, incomplete, inconsistent, or cannot do what is asked of it."""
 
 
 class LibraryError(ValorError):

@@ -1,23 +1,22 @@
-"""A trained model at work: load it, then caption, question and embed files.
+"""Load any model; ours at work.
 
-`VideoModel` is the Embedder and the Describer of DESIGN.md over our own weights. A file is used
-with the modalities that it has, and every result says which those were.
+`load` gives a model of ours, a public model, or an endpoint: an Embedder, a Describer or both, each
+with the same verbs on files. `VideoModel` is both over our own weights.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 import torch
 
 from valor.checkpoints.folder import load_model
 from valor.data.collate import collate_media
-from valor.errors import MediaError, ModelError
-from valor.media.probe import probe
-from valor.media.segments import cut, decode_segment
-from valor.models.fusion import join, pooled
+from valor.media.segments import decode_segment
 from valor.models.generation import GenerationConfig, generate
 from valor.models.valor import Valor
+from valor.models.verbs import FileVerbs
 from valor.processing.processor import Processor
 from valor.types import (
     AUDIOVISUAL,
@@ -30,28 +29,57 @@ from valor.types import (
     Segment,
 )
 
-_SEGMENTS_AT_ONCE = 16
+if TYPE_CHECKING:
+    from valor.checkpoints.endpoint import Endpoint
+    from valor.checkpoints.foreign import PublicModel
+
+Model: TypeAlias = "VideoModel | PublicModel | Endpoint"
 
 
-def load(source: str | Path) -> "VideoModel":
+def load(source: str | Path) -> Model:
     """Load a model.
 
     Args:
-        source: A model folder.
+        source: A model folder of ours or its hub id; folder or hub id of a public model, or two of
+            them as `VISION+AUDIO`; or an endpoint as `URL#MODEL`.
 
     Returns:
         The model, ready to use.
 
     Raises:
-        ModelError: If the folder is missing, incomplete or damaged.
+        ModelError: If there is no such model, or it is incomplete, damaged or of an unknown type.
+        DependencyError: If it needs a package that is not installed.
     """
-    folder = Path(source)
+    name, folder = str(source), Path(source)
+    if name.startswith(("http://", "https://")):
+        from valor.checkpoints.endpoint import Endpoint
+
+        return Endpoint(name)
     if not folder.is_dir():
-        raise ModelError(f"{source}: no such model folder; `valor demo` trains one in minutes")
-    return VideoModel(*load_model(folder))
+        from valor.checkpoints.hub import is_ours_on_hub, local_folder
+
+        folder = local_folder(name) if is_ours_on_hub(name) else folder
+    if folder.is_dir() and _is_ours(folder):
+        model = VideoModel(*load_model(folder))
+        model.valor.decoder.pack()
+        return model
+    from valor.checkpoints.foreign import load_public
+
+    return load_public(name)
 
 
-class VideoModel:
+def _is_ours(folder: Path) -> bool:
+    """False for the folder of a public model; what is neither is ours to complain about."""
+    if (folder / "modules.json").is_file():
+        return False
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not isinstance(values, dict) or "valor" in values
+
+
+class VideoModel(FileVerbs):
     """Captions, answers and embeddings of audible video.
 
     Args:
@@ -74,75 +102,6 @@ class VideoModel:
     def segment_s(self) -> float:
         """The length of recording that one embedding covers."""
         return self.processor.config.segment_s
-
-    def caption(self, path: str | Path, *, using: Modality = AUDIOVISUAL) -> Caption:
-        """Describe a file.
-
-        Args:
-            path: Any file with picture, sound or both.
-            using: The modalities to look at, as far as the file has them.
-
-        Returns:
-            The captions of its segments in a row, each said once.
-
-        Raises:
-            MediaError: If the file cannot be read or has nothing of what is to be used.
-        """
-        captions = [c for part in self._parts(path) for c in self.describe(part, using=using)]
-        captions = [caption for caption in captions if caption.modalities_used]
-        if not captions:
-            raise MediaError(str(path), "nothing_usable", f"no {using.label} to describe")
-        return Caption(
-            text="; ".join(dict.fromkeys(caption.text for caption in captions)),
-            modalities_used=_union(captions),
-            segments=tuple(stretch for caption in captions for stretch in caption.segments),
-        )
-
-    def ask(self, path: str | Path, question: str, *, using: Modality = AUDIOVISUAL) -> Answer:
-        """Answer a question about a file.
-
-        Args:
-            path: Any file with picture, sound or both.
-            question: In words.
-            using: The modalities to look at, as far as the file has them.
-
-        Returns:
-            The most confident of its segments' answers.
-
-        Raises:
-            MediaError: If the file cannot be read or has nothing of what is to be used.
-        """
-        answers = [
-            answer
-            for part in self._parts(path)
-            for answer in self.answer(part, [question] * len(part), using=using)
-            if answer.modalities_used
-        ]
-        if not answers:
-            raise MediaError(str(path), "nothing_usable", f"no {using.label} to ask about")
-        return max(answers, key=lambda answer: answer.confidence)
-
-    def embed(self, path: str | Path) -> list[tuple[float, float, dict[Modality, np.ndarray]]]:
-        """Embed a file, segment by segment.
-
-        Args:
-            path: Any file with picture, sound or both.
-
-        Returns:
-            Start and end in seconds, and one unit vector per group that the segment has in full:
-            the weighted mean of the group's tokens. Search compares the tokens themselves.
-        """
-        rows = []
-        for part in self._parts(path):
-            media = self.embed_media(part)
-            for row, segment in enumerate(part):
-                vectors = {
-                    group: pooled(join(media, group))[row].numpy()
-                    for group in MEDIA_GROUPS
-                    if group in segment.available
-                }
-                rows.append((segment.start_s, segment.end_s, vectors))
-        return rows
 
     def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
@@ -229,13 +188,6 @@ class VideoModel:
             written[row] = (text, seen[row].available, sure)
         return written
 
-    def _parts(self, path: str | Path) -> Iterator[list[Segment]]:
-        """Read a file segment by segment, some at a time."""
-        stretches = cut(probe(str(path)).duration_s, segment_s=self.segment_s)
-        for first in range(0, len(stretches), _SEGMENTS_AT_ONCE):
-            some = stretches[first : first + _SEGMENTS_AT_ONCE]
-            yield [self.read(str(path), start_s=start, end_s=end) for start, end in some]
-
 
 def _restrict(sample: Sample, using: Modality) -> Sample:
     return Sample(
@@ -243,10 +195,3 @@ def _restrict(sample: Sample, using: Modality) -> Sample:
         pixels=sample.pixels if Modality.VISION in using else None,
         spectrograms=sample.spectrograms if Modality.AUDIO in using else None,
     )
-
-
-def _union(captions: Sequence[Caption]) -> Modality:
-    used = Modality(0)
-    for caption in captions:
-        used |= caption.modalities_used
-    return used

@@ -236,7 +236,7 @@ class Answer:
     text: str
     modalities_used: Modality
     confidence: float
-    """Geometric mean of the probabilities of the answer's tokens, in [0, 1]."""
+    """Geometric mean of the probabilities of the answer's tokens, in [0, 1]; NaN if unknown."""
 
 
 @runtime_checkable
@@ -277,6 +277,10 @@ class Embedder(Protocol):
 @runtime_checkable
 class Describer(Protocol):
     """Writes captions and answers questions."""
+
+    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
+        ...
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from valor.checkpoints.folder import load_model
 from valor.data.collate import collate_media, collate_training, draw_aligned, draw_written
 from valor.data.manifest import Question, Record, TaggedText, read_manifest
 from valor.data.samples import load_sample, load_store
-from valor.inference import load
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality, Sample
 
 
 @pytest.fixture(scope="module")
 def processor(model_folder):
-    return load(model_folder).processor
+    return load_model(model_folder)[1]
 
 
 @pytest.fixture

@@ -57,6 +57,15 @@ def test_only_four_files_mention_torch_distributed():
     assert mentioning - DISTRIBUTED_FILES == set()
 
 
+def test_search_and_evaluation_know_models_by_their_protocols_alone():
+    """Beside these there is the one similarity, and `load` for a library that knows its model."""
+    pattern = re.compile(r"(?:from|import) (valor\.(?:models|checkpoints|inference)[.\w]*)")
+    sources = {n: t for n, t in source_files().items() if n.startswith(("search/", "evaluation/"))}
+    imported = {name for text in sources.values() for name in pattern.findall(text)}
+    assert imported == {"valor.models.fusion", "valor.inference"}
+    assert not any("VideoModel" in text for text in sources.values())
+
+
 def test_only_the_command_line_prints_or_exits():
     outside = {name: called_names(text) for name, text in source_files().items()}
     offending = {

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import lancedb
@@ -14,6 +15,7 @@ from valor.media.probe import probe
 from valor.search import ingest
 from valor.search.library import Library
 from valor.search.tables import Tables
+from valor.types import AUDIOVISUAL, Caption
 
 STREET = {"see": "red car street", "hear": "horn engine"}
 BEACH = {"see": "blue sea sand", "hear": "waves wind"}
@@ -66,6 +68,35 @@ def test_bad_files_are_listed_and_the_others_survive(library, write_file):
     assert (report.num_files, report.added, report.num_segments) == (5, 1, 1)
     assert stretches(library) == [("good.mp4", 0.0)]
     assert rows_on_disk(library) == 1
+
+
+def test_every_segment_keeps_what_a_describer_says_of_it(library, write_file, word_model):
+    class Teller(word_model):
+        """Sees only half of what the embedder sees, to show that it reads for itself."""
+
+        def read(self, path, **stretch):
+            segment = super().read(path, **stretch)
+            return replace(segment, frames=segment.frames[:1])
+
+        def describe(self, segments, *, using=AUDIOVISUAL):
+            texts = [f"{s.path[-5:]} {s.start_s:g} {len(s.frames)}" for s in segments]
+            return [Caption(text=t, modalities_used=using, segments=()) for t in texts]
+
+        def answer(self, segments, questions, *, using=AUDIOVISUAL):
+            raise NotImplementedError
+
+    folder = write_file("a.mp4", STREET, BEACH).parent
+    write_file("b.mp4", {"broken": "yes"}, CHURCH)
+    library.add(folder, describer=Teller())
+    write_file("c.mp4", CHURCH)
+    library.add(folder)
+    hits = library.search("car")
+    captions = {(Path(hit.path).name, hit.start_s): hit.caption for hit in hits}
+    assert captions == {
+        ("a.mp4", 0.0): "a.mp4 0 1",
+        ("a.mp4", 5.0): "a.mp4 5 1",
+        ("c.mp4", 0.0): None,
+    }
 
 
 def test_bad_file_is_remembered_until_it_changes(library, write_file):

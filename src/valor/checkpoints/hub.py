@@ -278,6 +278,14 @@ def register_auto_classes() -> None:
     AutoProcessor.register(ValorHubConfig, ValorHubProcessor, exist_ok=True)
 
 
+def is_ours_on_hub(source: str) -> bool:
+    """Whether a hub id names a model folder of ours, as far as that can be known."""
+    try:
+        return PreTrainedConfig.get_config_dict(source)[0].get("model_type") == "valor"
+    except (OSError, ValueError):
+        return False
+
+
 def local_folder(source: str | Path, **options: Any) -> Path:
     """The folder of a model, downloaded if it is a hub id.
 

@@ -1,6 +1,7 @@
 """`valor ask`: answer a question about a file."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from valor.cli.arguments import AUDIOVISUAL, Group, Json, parse
 class Arguments:
     """Answer a question about a file."""
 
-    model: tyro.conf.Positional[Path]
-    """Model folder."""
+    model: tyro.conf.Positional[str]
+    """Model folder, or an endpoint as URL#MODEL."""
     file: tyro.conf.Positional[Path]
     """A video, sound or picture."""
     question: tyro.conf.Positional[str]
@@ -38,8 +39,9 @@ def main(argv: Sequence[str]) -> int:
         "question": arguments.question,
         "answer": answer.text,
         "modalities_used": answer.modalities_used.label,
-        "confidence": round(answer.confidence, 4),
+        "confidence": None if math.isnan(answer.confidence) else round(answer.confidence, 4),
     }
-    line = f"{answer.text} (from {row['modalities_used']}, confidence {answer.confidence:.2f})"
+    sure = "unknown" if row["confidence"] is None else f"{answer.confidence:.2f}"
+    line = f"{answer.text} (from {row['modalities_used']}, confidence {sure})"
     print(json.dumps(row) if arguments.json else line)
     return 0

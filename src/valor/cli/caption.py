@@ -16,8 +16,8 @@ from valor.errors import MediaError
 class Arguments:
     """Describe files by what is seen and heard."""
 
-    model: tyro.conf.Positional[Path]
-    """Model folder."""
+    model: tyro.conf.Positional[str]
+    """Model folder, or an endpoint as URL#MODEL."""
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Videos, sounds or pictures."""
     using: Group = AUDIOVISUAL

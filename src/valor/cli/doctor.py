@@ -14,6 +14,7 @@ from valor.cli.arguments import Json, parse
 _PACKAGES = ("valor-omni", "torch", "av", "numpy", "tokenizers", "safetensors")
 _CODECS = ("h264", "hevc", "vp9", "aac", "mp3", "opus", "flac")
 _EXTRAS = {"search": "lancedb", "serve": "fastapi", "plots": "matplotlib", "fast": "torchcodec"}
+_EXTRAS |= {"sentence": "sentence_transformers"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from valor.errors import MediaError, ValorError
 class Arguments:
     """Write one unit vector per segment and group of modalities."""
 
-    model: tyro.conf.Positional[Path]
-    """Model folder."""
+    model: tyro.conf.Positional[str]
+    """Model folder, hub id or VISION+AUDIO."""
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Videos, sounds or pictures."""
     out: Path
@@ -35,8 +35,10 @@ def main(argv: Sequence[str]) -> int:
     from pyarrow import parquet
 
     from valor.inference import load
+    from valor.models.verbs import need_embedder
 
     model = load(arguments.model)
+    fingerprint = need_embedder(model).fingerprint
     rows, bad = [], []
     for path in arguments.files:
         try:
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         raise MediaError(str(arguments.out), "nothing_usable", "not written: no file gave a vector")
     partial = arguments.out.with_name(f"{arguments.out.name}.partial")
     table = pa.Table.from_pylist(rows)
-    metadata = {"model": model.fingerprint}
+    metadata = {"model": fingerprint}
     parquet.write_table(table.replace_schema_metadata(metadata), partial)
     partial.replace(arguments.out)
     summary = {"out": str(arguments.out), "num_vectors": len(rows), "bad": bad}

@@ -15,8 +15,8 @@ from valor.cli.progress import StageProgress
 class Arguments:
     """Measure retrieval, captioning and answering by group of modalities."""
 
-    model: tyro.conf.Positional[Path]
-    """Model folder."""
+    model: tyro.conf.Positional[str]
+    """Model folder, hub id, VISION+AUDIO, or an endpoint as URL#MODEL."""
     data: Path
     """Manifest, or the folder of a rendered world."""
     out: Path

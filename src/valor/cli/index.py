@@ -21,8 +21,10 @@ class Arguments:
     """Library folder; made if needed."""
     media: tyro.conf.Positional[tuple[Path, ...]]
     """Files, or folders to be searched for media."""
-    model: Path | None = None
-    """Model folder; needed for a new library."""
+    model: str | None = None
+    """Model folder, hub id or VISION+AUDIO; needed for a new library."""
+    describer: str | None = None
+    """Model folder or endpoint URL#MODEL that captions every new segment."""
     rebuild: bool = False
     """Forget what the library holds, as another model needs."""
     json: Json = False
@@ -32,12 +34,16 @@ class Arguments:
 def main(argv: Sequence[str]) -> int:
     """Run the verb; unreadable files are listed, and are an error only if there is nothing else."""
     arguments = parse(Arguments, argv, verb="index")
+    from valor.inference import load
+    from valor.models.verbs import need_describer
     from valor.search.library import Library
 
+    describer = need_describer(load(arguments.describer)) if arguments.describer else None
     library = Library(arguments.library, model=arguments.model, rebuild=arguments.rebuild)
     with StageProgress() as progress:
         report = library.add(
             list(arguments.media),
+            describer=describer,
             progress=lambda now: progress("index", round(now.done_fraction * 1000), 1000),
         )
     for bad in report.bad:

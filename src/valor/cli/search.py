@@ -25,8 +25,8 @@ class Arguments:
     """Compare with vision, audio, audiovisual, or whatever fits best (auto)."""
     limit: int = 10
     """Most results to show."""
-    model: Path | None = None
-    """Model folder, if it is not where the library remembers it."""
+    model: str | None = None
+    """The model, if it is not where the library remembers it."""
     json: Json = False
     """A JSON list on stdout."""
 
@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
                 "score": hit.score,
                 "by_modality": hit.by_modality,
                 "modalities_used": hit.modalities_used.label,
+                "caption": hit.caption,
             }
             for hit in hits
         ]
@@ -57,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
     for rank, hit in enumerate(hits, start=1):
         parts = ", ".join(f"{name} {score:.2f}" for name, score in hit.by_modality.items())
         stretch = f"{hit.start_s:.1f}-{hit.end_s:.1f} s"
-        print(f"{rank:3}. {hit.score:.3f}  {hit.path}  {stretch}  ({parts})")
+        said = f"  {hit.caption}" if hit.caption else ""
+        print(f"{rank:3}. {hit.score:.3f}  {hit.path}  {stretch}  ({parts}){said}")
     if not hits:
         print(f"nothing found: {len(library)} segments in {arguments.library}")
     return 0

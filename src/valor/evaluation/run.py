@@ -1,7 +1,8 @@
 """Run a model over a manifest and measure retrieval, captioning and answering by group.
 
-Knows a model only as Embedder and Describer. Media is read batch by batch, so that memory does not
-grow with the data but for the embeddings. A file that cannot be read is listed as missing.
+Knows a model only as Embedder, Describer or both; what it cannot do is left out. Media is read
+batch by batch, so that memory does not grow with the data but for the embeddings. A file that
+cannot be read is listed as missing.
 """
 
 from collections import defaultdict
@@ -34,8 +35,17 @@ _BATCH = 32
 _TEXTS_AT_ONCE = 64
 
 
-class EvaluatedModel(Embedder, Describer, Protocol):
-    """What can be evaluated whole."""
+class EvaluatedModel(Protocol):
+    """An Embedder, a Describer or both, which says what it is and reads files."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the exact model."""
+        ...
+
+    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
+        ...
 
 
 @dataclass(slots=True)
@@ -78,16 +88,18 @@ def collect(
     """
     outputs = Outputs()
     parts: list[dict[Modality, Embeddings]] = []
+    sizes: list[int] = []
     for first in range(0, len(records), _BATCH):
         batch = records[first : first + _BATCH]
         segments = _read(model, batch, outputs)
-        if segments:
+        if segments and isinstance(model, Embedder):
             parts.append(model.embed_media(segments))
+            sizes.append(len(segments))
+        if segments and isinstance(model, Describer):
             _describe(model, outputs, segments)
         progress(min(first + _BATCH, len(records)), len(records))
     if not outputs.records:
         raise ManifestError(f"none of {len(records)} records can be read: {outputs.missing}")
-    sizes = [len(next(iter(part.values())).present) for part in parts if part]
     outputs.media = {
         modality: _concatenate([part.get(modality) for part in parts], sizes)
         for modality in AUDIOVISUAL
@@ -96,7 +108,7 @@ def collect(
     return outputs
 
 
-def _read(model: Embedder, batch: Sequence[Record], outputs: Outputs) -> list[Segment]:
+def _read(model: EvaluatedModel, batch: Sequence[Record], outputs: Outputs) -> list[Segment]:
     """Decode a batch; note what can be used and what is missing."""
 
     def read(record: Record) -> Segment | MediaError:
@@ -164,12 +176,12 @@ class Scores:
 
 
 def score_captions(
-    model: Embedder, outputs: Outputs, *, about: Modality, group: Modality
+    model: EvaluatedModel, outputs: Outputs, *, about: Modality, group: Modality
 ) -> Scores | None:
     """Score the first caption about `about` of each record with each record's media.
 
     Args:
-        model: Embeds the captions.
+        model: Embeds the captions, if it embeds.
         outputs: Of the same model.
         about: Which captions are the queries.
         group: Which media they are compared with; items are the records that have all of it.
@@ -177,7 +189,7 @@ def score_captions(
     Returns:
         The scores; None if there is no such caption or no such media.
     """
-    if any(modality not in outputs.media for modality in group):
+    if not isinstance(model, Embedder) or any(single not in outputs.media for single in group):
         return None
     present = torch.stack([outputs.media[m].present for m in group]).all(dim=0)
     first = [
@@ -196,7 +208,7 @@ def score_captions(
     return Scores(matrix=torch.cat(blocks).numpy(), texts=texts, rows=rows)
 
 
-def retrieval(model: Embedder, outputs: Outputs) -> dict[str, Any]:
+def retrieval(model: EvaluatedModel, outputs: Outputs) -> dict[str, Any]:
     """Retrieval figures by group.
 
     A group's queries are the captions about exactly that group; where the data has none, its

@@ -15,9 +15,9 @@ import numpy as np
 
 from valor.data.world.language import AUDIO_SLOTS, VISION_SLOTS, caption_fits, parse_caption
 from valor.errors import ManifestError
-from valor.evaluation.run import Outputs, Scores, score_captions
+from valor.evaluation.run import EvaluatedModel, Outputs, Scores, score_captions
 from valor.metrics.retrieval import expected_recall_at_k, oracle_recall_at_k
-from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Modality
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
 
 _SLOTS = {
     "vision": VISION_SLOTS,
@@ -56,13 +56,13 @@ def read_truth(folder: Path) -> dict[str, Truth] | None:
 
 
 def add_truth(
-    report: dict[str, Any], model: Embedder, outputs: Outputs, truth: dict[str, Truth]
+    report: dict[str, Any], model: EvaluatedModel, outputs: Outputs, truth: dict[str, Truth]
 ) -> None:
     """Put what only the truth can tell into a report.
 
     Args:
         report: From `evaluate`; changed in place.
-        model: Embeds captions.
+        model: Embeds captions, if it embeds.
         outputs: What the report was made from.
         truth: By id of the records.
 

@@ -18,9 +18,9 @@ import numpy as np
 from valor.data.manifest import Record, read_manifest
 from valor.data.world.render import World, render_world
 from valor.evaluation.report import Example, SearchExample, write_report
-from valor.evaluation.run import Outputs, collect, evaluate
+from valor.evaluation.run import EvaluatedModel, Outputs, collect, evaluate
 from valor.evaluation.world import add_truth, read_truth
-from valor.inference import VideoModel, load
+from valor.inference import load
 from valor.media.preview import spectrogram_png, thumbnail
 from valor.metrics.answering import exact_match
 from valor.recipes.tiny import tiny, tiny_quick
@@ -87,7 +87,7 @@ def demo(
 
 
 def evaluate_into(
-    out: Path, model: VideoModel, data: Path, *, split: str, report: Report = silent
+    out: Path, model: EvaluatedModel, data: Path, *, split: str, report: Report = silent
 ) -> dict[str, Any]:
     """Evaluate a model on a manifest and write `report.json` and `report.html`.
 
@@ -110,7 +110,7 @@ def evaluate_into(
 
 
 def measure(
-    model: VideoModel, records: Sequence[Record], outputs: Outputs, folder: Path
+    model: EvaluatedModel, records: Sequence[Record], outputs: Outputs, folder: Path
 ) -> dict[str, Any]:
     """Compute all figures, with the truth of a rendered world where there is one."""
     figures = evaluate(model, records, outputs)
@@ -146,7 +146,7 @@ def _write(
     write_report(out / "report.html", figures, curves=curves, examples=examples, searches=searches)
 
 
-def _examples(model: VideoModel, outputs: Outputs, rng: np.random.Generator) -> list[Example]:
+def _examples(model: EvaluatedModel, outputs: Outputs, rng: np.random.Generator) -> list[Example]:
     """Show some recordings with everything that was said about them."""
     num = min(_NUM_EXAMPLES, len(outputs.records))
     rows = sorted(rng.choice(len(outputs.records), num, replace=False).tolist())
@@ -159,7 +159,7 @@ def _examples(model: VideoModel, outputs: Outputs, rng: np.random.Generator) -> 
         said = outputs.answers.get(AUDIOVISUAL, [])
         answers = [
             (question.text, answer, answer if right else " or ".join(question.answers))
-            for (owner, question), answer in zip(outputs.questions, said, strict=True)
+            for (owner, question), answer in zip(outputs.questions, said, strict=bool(said))
             if owner == row
             for right in [exact_match(answer, question.answers)]
         ]
@@ -170,7 +170,7 @@ def _examples(model: VideoModel, outputs: Outputs, rng: np.random.Generator) -> 
                 spectrogram=None
                 if sound is None
                 else spectrogram_png(sound, segment.sample_rate_hz, width=320, height=96),
-                captions={g.label: outputs.captions[g][row] or "" for g in MEDIA_GROUPS},
+                captions={g.label: texts[row] or "" for g, texts in outputs.captions.items()},
                 reference=reference,
                 answers=answers,
             )
@@ -179,7 +179,7 @@ def _examples(model: VideoModel, outputs: Outputs, rng: np.random.Generator) -> 
 
 
 def _searches(
-    library: Library, model: VideoModel, test: Sequence[Record], rng: np.random.Generator
+    library: Library, model: EvaluatedModel, test: Sequence[Record], rng: np.random.Generator
 ) -> list[SearchExample]:
     """Five searches: by the caption of what is seen, heard and both, by a sound and by a video."""
     chosen = [test[int(row)] for row in rng.choice(len(test), 5, replace=False)]
@@ -197,7 +197,7 @@ def _caption(record: Record, about: Modality) -> str:
 
 def _search(
     library: Library,
-    model: VideoModel,
+    model: EvaluatedModel,
     query: str,
     by: Literal["text", "audio", "video"],
 ) -> SearchExample:

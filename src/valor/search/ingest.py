@@ -22,7 +22,7 @@ from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.media.segments import cut
 from valor.search.tables import FileRow, Tables, parse_modalities, segment_table
-from valor.types import Embedder, Modality, Segment
+from valor.types import Describer, Embedder, Modality, Segment
 
 _VIDEO = "mp4 m4v mov mkv webm avi mpg mpeg ts m2ts mts mxf wmv flv ogv 3gp"
 _AUDIO = "wav mp3 m4a aac flac ogg opus aif aiff wma"
@@ -97,10 +97,10 @@ def plan(path: str, *, segment_s: float) -> list[tuple[float, float]]:
     return cut(probe(path).duration_s, segment_s=segment_s)
 
 
-def read(embedder: Embedder, path: str, *, start_s: float, end_s: float) -> Segment:
+def read(model: Embedder | Describer, path: str, *, start_s: float, end_s: float) -> Segment:
     """Decode one planned segment; raises `MediaError`."""
     # A still image is planned as 0 to 0, which is all of it and no empty stretch.
-    return embedder.read(path, start_s=start_s, end_s=end_s if end_s > start_s else None)
+    return model.read(path, start_s=start_s, end_s=end_s if end_s > start_s else None)
 
 
 class _File:
@@ -136,7 +136,8 @@ class _Stretch:
         return self.done_fraction == 1
 
 
-_Reading = tuple[_Stretch, Future[Segment]]
+_Reading = tuple[_Stretch, Future[tuple[Segment, Segment]]]
+"""A stretch as the embedder wants it, and as the describer does."""
 
 
 class Ingest:
@@ -145,14 +146,21 @@ class Ingest:
     Args:
         tables: Where to write.
         embedder: The library's model.
+        describer: Captions the segments, if there is one.
         progress: Called after every batch.
     """
 
     def __init__(
-        self, tables: Tables, embedder: Embedder, *, progress: Callable[[Progress], object] | None
+        self,
+        tables: Tables,
+        embedder: Embedder,
+        describer: Describer | None = None,
+        *,
+        progress: Callable[[Progress], object] | None,
     ) -> None:
         self._tables = tables
         self._embedder = embedder
+        self._describer = describer
         self._progress = progress
         self._num_files = 0
         self._added = self._skipped = self._num_segments = 0
@@ -231,13 +239,16 @@ class Ingest:
                 yield ahead.popleft()
         yield from ahead
 
-    def _read(self, stretch: _Stretch) -> Segment:
-        path = stretch.file.row.path
-        return read(self._embedder, path, start_s=stretch.start_s, end_s=stretch.end_s)
+    def _read(self, stretch: _Stretch) -> tuple[Segment, Segment]:
+        path, start_s, end_s = stretch.file.row.path, stretch.start_s, stretch.end_s
+        segment = read(self._embedder, path, start_s=start_s, end_s=end_s)
+        if self._describer is None:
+            return segment, segment
+        return segment, read(self._describer, path, start_s=start_s, end_s=end_s)
 
     def _embed(self, batch: Sequence[_Reading]) -> None:
         stretches: list[_Stretch] = []
-        segments: list[Segment] = []
+        segments: list[tuple[Segment, Segment]] = []
         for stretch, reading in batch:
             try:
                 segments.append(reading.result())
@@ -245,7 +256,8 @@ class Ingest:
             except MediaError as error:
                 self._fail(stretch.file, error)
         if segments:
-            self._collect(stretches, segments)
+            captions = self._captions([segment for _, segment in segments])
+            self._collect(stretches, [segment for segment, _ in segments], captions)
         for stretch in stretches:
             if stretch.is_last and not stretch.file.is_bad:
                 self._finish(stretch.file)
@@ -259,14 +271,25 @@ class Ingest:
             )
             self._progress(now)
 
-    def _collect(self, stretches: Sequence[_Stretch], segments: Sequence[Segment]) -> None:
+    def _captions(self, segments: Sequence[Segment]) -> list[str | None]:
+        if self._describer is None:
+            return [None] * len(segments)
+        return [caption.text or None for caption in self._describer.describe(segments)]
+
+    def _collect(
+        self,
+        stretches: Sequence[_Stretch],
+        segments: Sequence[Segment],
+        captions: Sequence[str | None],
+    ) -> None:
         self._seconds_of_media += sum(s.end_s - s.start_s for s in stretches)
         media = self._embedder.embed_media(segments)
         if not media:
             return
         rows = [
             {"key": s.file.row.key, "path": s.file.row.path, "start_s": s.start_s, "end_s": s.end_s}
-            for s in stretches
+            | {"caption": caption}
+            for s, caption in zip(stretches, captions, strict=True)
         ]
         table = segment_table(rows, media)
         self._segments.append(table)

@@ -18,7 +18,7 @@ from valor.errors import ConfigError, LibraryError, UsageError
 from valor.search.ingest import AddReport, Ingest, Progress, find_files
 from valor.search.query import Hit, Scan, embed_query, parse_using, rank
 from valor.search.tables import SEGMENT_FIELDS, FileRow, Tables, create_tables
-from valor.types import Embedder
+from valor.types import Describer, Embedder
 
 FORMAT_VERSION = 1
 _INFO_FILE = "library.json"
@@ -36,7 +36,7 @@ class LibraryInfo:
     fingerprint: str
     """Of the model that made the vectors."""
     model: str | None
-    """Folder or hub id to load the model from; null if it was given as an object."""
+    """Source to load the model from, as for `valor.load`; null if it was given as an object."""
     embed_dim: int
     segment_s: float
     created: str
@@ -48,8 +48,9 @@ class Library:
 
     Args:
         path: The library's folder.
-        model: The model that embeds, or the folder or hub id to load it from. An existing library
-            remembers where its model came from, and loads it when it is first needed.
+        model: The model that embeds, or the source to load it from, as for `valor.load`. An
+            existing library remembers where its model came from, and loads it when it is first
+            needed.
         create: Make the library if it is not there.
         rebuild: Throw away what the library holds and start again, with this model.
 
@@ -121,7 +122,11 @@ class Library:
         return list(self._tables.files().values())
 
     def add(
-        self, paths: Paths, *, progress: Callable[[Progress], object] | None = None
+        self,
+        paths: Paths,
+        *,
+        describer: Describer | None = None,
+        progress: Callable[[Progress], object] | None = None,
     ) -> AddReport:
         """Index files, and folders with all media below them.
 
@@ -130,6 +135,7 @@ class Library:
 
         Args:
             paths: One file or folder, or several.
+            describer: Captions every segment, for hits and exports to show.
             progress: Called after every batch of segments.
 
         Returns:
@@ -137,10 +143,11 @@ class Library:
 
         Raises:
             LibraryError: If another process is writing to the library, or the model is another.
+            ModelError: If the describer fails.
         """
         with self._writing():
             self._tables.sweep()
-            ingest = Ingest(self._tables, self.embedder, progress=progress)
+            ingest = Ingest(self._tables, self.embedder, describer, progress=progress)
             report = ingest.run(find_files(_listed(paths)), self._tables.files())
             self._tables.sweep()
         return report
@@ -281,7 +288,13 @@ class Library:
             return self._model
         from valor.inference import load
 
-        return load(str(self._model))
+        embedder = load(str(self._model))
+        if not isinstance(embedder, Embedder):
+            raise LibraryError(
+                f"{self.path}: {self._model} does not embed; use a model folder or a public "
+                "embedding model, such as facebook/pe-av-small"
+            )
+        return embedder
 
     def _checked(self, embedder: Embedder) -> Embedder:
         if embedder.fingerprint != self.info.fingerprint:
@@ -323,10 +336,11 @@ def _read_info(folder: Path) -> LibraryInfo:
 
 
 def _name_of(model: Embedder | str | Path | None) -> str | None:
-    """Where to load the model from later: a folder's absolute path, or a hub id as it is."""
+    """Where to load the model from later: absolute paths of folders, a hub id as it is."""
     if not isinstance(model, str | Path):
         return None
-    return str(Path(model).absolute()) if Path(model).exists() else str(model)
+    parts = [str(model)] if Path(model).exists() else str(model).split("+")
+    return "+".join(str(Path(p).absolute()) if Path(p).exists() else p for p in parts)
 
 
 def _listed(paths: Paths) -> list[str | Path]:

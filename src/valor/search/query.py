@@ -36,6 +36,8 @@ class Hit:
     """The score with one modality alone, for each one that the segment has."""
     modalities_used: Modality
     """What the score was made from: of what was asked for, that which the segment has."""
+    caption: str | None = None
+    """If the library was made with a describer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class Block:
     paths: list[str]
     start_s: list[float]
     end_s: list[float]
+    captions: list[str | None]
     media: dict[Modality, Embeddings]
     """In float16; a modality that no segment has is left out."""
 
@@ -80,6 +83,7 @@ class Scan:
                 paths=batch.column("path").to_pylist(),
                 start_s=batch.column("start_s").to_pylist(),
                 end_s=batch.column("end_s").to_pylist(),
+                captions=batch.column("caption").to_pylist(),
                 media={single: part for single, part in media.items() if part.valid.any()},
             )
             yield block
@@ -186,6 +190,7 @@ def _hits(
             score=float(scores[index]),
             by_modality={single.label: score for single, score in has.items()},
             modalities_used=used,
+            caption=block.captions[row],
         )
         hits.append(hit)
     return hits

@@ -1,0 +1,149 @@
+"""What any model does with whole files: `caption`, `ask` and `embed`, over the two protocols.
+
+A recording is cut into segments; each is used with the modalities that it has, and every result
+says which those were.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from valor.errors import MediaError, ModelError
+from valor.media.probe import probe
+from valor.media.segments import cut
+from valor.models.fusion import join, pooled
+from valor.types import AUDIOVISUAL, Answer, Caption, Describer, Embedder, Modality, Segment
+
+_SEGMENTS_AT_ONCE = 16
+
+
+class FileVerbs(ABC):
+    """Base of every model; a subclass adds what `Embedder`, `Describer` or both ask for."""
+
+    @property
+    @abstractmethod
+    def segment_s(self) -> float:
+        """The length of recording to look at in one go."""
+
+    @abstractmethod
+    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
+
+    def caption(self, path: str | Path, *, using: Modality = AUDIOVISUAL) -> Caption:
+        """Describe a file.
+
+        Args:
+            path: Any file with picture, sound or both.
+            using: The modalities to look at, as far as the file has them.
+
+        Returns:
+            The captions of its segments in a row, each said once.
+
+        Raises:
+            MediaError: If the file cannot be read or has nothing of what is to be used.
+            ModelError: If this model does not describe.
+        """
+        describer = need_describer(self)
+        captions = [c for part in self._parts(path) for c in describer.describe(part, using=using)]
+        captions = [caption for caption in captions if caption.modalities_used]
+        if not captions:
+            raise MediaError(str(path), "nothing_usable", f"no {using.label} to describe")
+        return Caption(
+            text="; ".join(dict.fromkeys(caption.text for caption in captions)),
+            modalities_used=_union(captions),
+            segments=tuple(stretch for caption in captions for stretch in caption.segments),
+        )
+
+    def ask(self, path: str | Path, question: str, *, using: Modality = AUDIOVISUAL) -> Answer:
+        """Answer a question about a file.
+
+        Args:
+            path: Any file with picture, sound or both.
+            question: In words.
+            using: The modalities to look at, as far as the file has them.
+
+        Returns:
+            The most confident of its segments' answers; the first, if no confidence is known.
+
+        Raises:
+            MediaError: If the file cannot be read or has nothing of what is to be used.
+            ModelError: If this model does not answer.
+        """
+        describer = need_describer(self)
+        answers = [
+            answer
+            for part in self._parts(path)
+            for answer in describer.answer(part, [question] * len(part), using=using)
+            if answer.modalities_used
+        ]
+        if not answers:
+            raise MediaError(str(path), "nothing_usable", f"no {using.label} to ask about")
+        return max(answers, key=lambda a: -1.0 if math.isnan(a.confidence) else a.confidence)
+
+    def embed(self, path: str | Path) -> list[tuple[float, float, dict[Modality, np.ndarray]]]:
+        """Embed a file, segment by segment.
+
+        Args:
+            path: Any file with picture, sound or both.
+
+        Returns:
+            Start and end in seconds, and one unit vector per group that the segment has in full:
+            the weighted mean of the group's tokens. Search compares the tokens themselves.
+
+        Raises:
+            MediaError: If the file cannot be read.
+            ModelError: If this model does not embed.
+        """
+        embedder = need_embedder(self)
+        rows = []
+        for part in self._parts(path):
+            media = embedder.embed_media(part)
+            for row, segment in enumerate(part):
+                vectors = {
+                    group: pooled(join(media, group))[row].numpy()
+                    for group in embedder.groups
+                    if group in segment.available
+                }
+                rows.append((segment.start_s, segment.end_s, vectors))
+        return rows
+
+    def _parts(self, path: str | Path) -> Iterator[list[Segment]]:
+        """Read a file segment by segment, some at a time."""
+        stretches = cut(probe(str(path)).duration_s, segment_s=self.segment_s)
+        for first in range(0, len(stretches), _SEGMENTS_AT_ONCE):
+            some = stretches[first : first + _SEGMENTS_AT_ONCE]
+            yield [self.read(str(path), start_s=start, end_s=end) for start, end in some]
+
+
+def need_embedder(model: object) -> Embedder:
+    """Return the model if it embeds; else a `ModelError` says what would."""
+    if not isinstance(model, Embedder):
+        raise ModelError(
+            f"{_source(model)}: describes, but does not embed; use a model folder of ours or a "
+            "public embedding model, such as facebook/pe-av-small"
+        )
+    return model
+
+
+def need_describer(model: object) -> Describer:
+    """Return the model if it captions and answers; else a `ModelError` says what would."""
+    if not isinstance(model, Describer):
+        raise ModelError(
+            f"{_source(model)}: embeds, but neither captions nor answers; use a model folder of "
+            "ours or an endpoint, such as http://localhost:8000/v1#MODEL"
+        )
+    return model
+
+
+def _source(model: object) -> str:
+    return getattr(model, "source", "this model")
+
+
+def _union(captions: Sequence[Caption]) -> Modality:
+    used = Modality(0)
+    for caption in captions:
+        used |= caption.modalities_used
+    return used
