@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from valor.data.manifest import read_manifest
+from valor.data.manifest import Question, Record, TaggedText, read_manifest, write_manifest
 from valor.errors import ManifestError
 from valor.types import AUDIOVISUAL, Modality
 
@@ -41,12 +41,16 @@ def test_reads_what_it_says(tmp_path):
         ({"start_s": -1}, "start_s"),
         ({"start_s": "1"}, "start_s"),
         ({"captions": "a bell"}, "captions"),
-        ({"captions": [{"txt": "a bell"}]}, "captions.txt"),
-        ({"captions": [{"text": "a bell", "about": "smell"}]}, "captions.about"),
-        ({"questions": [{"question": "what", "answers": "bell"}]}, "questions.answers"),
+        ({"end_s": 1.5}, "end_s"),
+        ({"end_s": float("nan")}, "end_s"),
+        ({"captions": ["a bell", {"txt": "a bell"}]}, "captions[1].txt"),
+        ({"captions": [{"text": "a bell", "about": "smell"}]}, "captions[0].about"),
+        ({"captions": ["a bell", " "]}, "captions[1]"),
+        ({"captions": [7]}, "captions[0]"),
+        ({"questions": [{"question": "what", "answers": "bell"}]}, "questions[0].answers"),
         (
             {"questions": [{"question": "what", "answers": ["x"], "needs": "nose"}]},
-            "questions.needs",
+            "questions[0].needs",
         ),
         ({"caption": "a bell"}, "caption"),
     ],
@@ -72,3 +76,46 @@ def test_no_json_names_the_line(tmp_path):
 def test_only_the_split_asked_for(tmp_path):
     path = write(tmp_path, GOOD, {**GOOD, "id": "two", "split": "test"})
     assert [record.id for record in read_manifest(path, split="test")] == ["two"]
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    full = Record(
+        id="one",
+        media=str(tmp_path / "clips/caf\u00e9 1.mp4"),
+        start_s=1.5,
+        end_s=3.25,
+        split="test",
+        captions=(TaggedText(text="a bell"), TaggedText(text="\u2028red", about=Modality.VISION)),
+        questions=(Question(text="what", answers=("bell", ""), needs="audio", type="what"),),
+        source="world",
+    )
+    records = [full, Record(id="two", media=str(tmp_path / "two.mp4"))]
+    path = tmp_path / "sets" / "new" / "manifest.jsonl"
+    write_manifest(path, records)
+    assert read_manifest(path.parent) == records
+    assert json.loads(path.read_text().splitlines()[1]) == {
+        "id": "two",
+        "media": "../../two.mp4",
+        "split": "train",
+    }
+
+
+def test_a_manifest_is_written_whole_or_not_at_all(tmp_path):
+    path = write(tmp_path, GOOD)
+    before = path.read_text()
+
+    def failing():
+        yield Record(id="two", media="two.mp4")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_manifest(path, failing())
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bytes_that_are_no_text_name_the_line(tmp_path):
+    path = write(tmp_path, GOOD)
+    path.write_bytes(path.read_bytes() + b'{"id": "\xff"}')
+    with pytest.raises(ManifestError, match=":2: not UTF-8"):
+        read_manifest(path)

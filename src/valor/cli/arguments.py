@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, TypeVar
 
 import tyro
@@ -36,7 +36,7 @@ Group = Annotated[
 ]
 """A group of modalities by its name, such as `audiovisual`."""
 
-__all__ = ["AUDIOVISUAL", "Group", "Json", "parse"]
+__all__ = ["AUDIOVISUAL", "Group", "Json", "parse", "parse_kind"]
 
 
 def parse(cls: type[T], argv: Sequence[str], *, verb: str) -> T:
@@ -66,6 +66,34 @@ def parse(cls: type[T], argv: Sequence[str], *, verb: str) -> T:
         if value == ():
             raise UsageError(f"{name}: expected at least one")
     return arguments
+
+
+def parse_kind(kinds: Mapping[str, type[T]], argv: Sequence[str], *, verb: str) -> T:
+    """Read the arguments of a verb that has kinds, such as `valor score captions`.
+
+    Args:
+        kinds: The dataclass of each kind; the first line of its docstring is the help.
+        argv: Words after the verb.
+        verb: For the help's first line.
+
+    Returns:
+        The arguments of the kind that the first word names.
+
+    Raises:
+        UsageError: If there is no such kind, or its arguments are wrong.
+        SystemExit: With code 0, after `--help`.
+    """
+    kind = argv[0] if argv else ""
+    if kind in ("-h", "--help"):
+        width = max(map(len, kinds))
+        print(f"usage: valor {verb} {{{','.join(kinds)}}} ...\n")
+        for name, cls in kinds.items():
+            print(f"  {name:{width}}  {(cls.__doc__ or '').splitlines()[0]}")
+        print(f"\n`valor {verb} KIND --help` explains the options.")
+        raise SystemExit(0)
+    if kind not in kinds:
+        raise UsageError(f"valor {verb}: unknown kind {kind!r}; use {', '.join(kinds)}")
+    return parse(kinds[kind], argv[1:], verb=f"{verb} {kind}")
 
 
 def _one_line(box: str) -> str:

@@ -10,6 +10,7 @@ from valor.errors import UsageError, ValorError
 VERBS = {
     "demo": "the whole story: render a world, train on it, evaluate, search",
     "world": "render the audible world: real mp4 files with known truth",
+    "data": "sets of media with their texts: import public ones, check, count",
     "train": "run a recipe; the same command again goes on where it stopped",
     "evaluate": "retrieval, captioning and answering by group of modalities",
     "caption": "describe files by what is seen and heard",

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from valor.cli.arguments import Json, parse
-from valor.errors import UsageError, ValorError
+from valor.cli.arguments import Json, parse_kind
+from valor.errors import ValorError
 from valor.metrics import answering, captioning, retrieval
 
 _ID_FIELDS = ("image_id", "video_id", "question_id", "id")
@@ -124,15 +124,7 @@ def main(argv: Sequence[str]) -> int:
         UsageError: If the arguments are wrong.
         SystemExit: With code 0, after `--help`.
     """
-    kind = argv[0] if argv else ""
-    if kind in ("-h", "--help"):
-        print(f"usage: valor score {{{','.join(_KINDS)}}} ...\n")
-        print("\n".join(f"  {name:<11}{cls.__doc__}" for name, cls in _KINDS.items()))
-        print("\nvalor score KIND --help explains the options.")
-        raise SystemExit(0)
-    if kind not in _KINDS:
-        raise UsageError(f"valor score: unknown kind {kind!r}; use {', '.join(_KINDS)}")
-    arguments = parse(_KINDS[kind], argv[1:], verb=f"score {kind}")
+    arguments = parse_kind(_KINDS, argv, verb="score")
     report = arguments.score()
     print(json.dumps(report, indent=2) if arguments.as_json else _table(report))
     return 0

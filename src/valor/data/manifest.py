@@ -4,16 +4,21 @@ Reading is strict; an error names file, line, field and what was expected.
 """
 
 import json
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from valor.data.rows import Row, parse_json
 from valor.errors import ManifestError, UsageError
 from valor.types import AUDIOVISUAL, Modality
 
 _FIELDS = frozenset(
     {"id", "media", "start_s", "end_s", "split", "captions", "questions", "source", "extra"}
 )
+_CAPTION_FIELDS = frozenset({"text", "about", "style"})
+_QUESTION_FIELDS = frozenset({"question", "answers", "needs", "type"})
 _NEEDS = ("vision", "audio", "both")
 
 
@@ -65,20 +70,12 @@ def read_manifest(path: str | Path, *, split: str | None = None) -> list[Record]
     Raises:
         ManifestError: If the file is missing, a line is wrong or an id stands twice.
     """
-    file = Path(path)
-    file = file / "manifest.jsonl" if file.is_dir() else file
-    if not file.is_file():
-        raise ManifestError(f"{path}: no such manifest; a JSONL file or its folder is needed")
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{file}: not UTF-8 text ({error.reason})") from None
+    file = manifest_file(path)
+    folder = file.parent.resolve()
     records: list[Record] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        record = parse_record(line, folder=file.parent, where=f"{file}:{number}")
+    for number, line in manifest_lines(file):
+        record = parse_record(line, folder=folder, where=f"{file}:{number}")
         if record.id in seen:
             where = f"{file}:{number}: id"
             raise ManifestError(f"{where}: {record.id!r} stands in line {seen[record.id]} already")
@@ -88,12 +85,29 @@ def read_manifest(path: str | Path, *, split: str | None = None) -> list[Record]
     return records
 
 
-def parse_record(line: str, *, folder: Path, where: str) -> Record:
+def manifest_file(path: str | Path) -> Path:
+    """The JSONL file itself, given it or its folder; a `ManifestError` if there is none."""
+    file = Path(path)
+    file = file / "manifest.jsonl" if file.is_dir() else file
+    if not file.is_file():
+        raise ManifestError(f"{path}: no such manifest; a JSONL file or its folder is needed")
+    return file
+
+
+def manifest_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that hold something, with their numbers from 1."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, line
+
+
+def parse_record(line: bytes, *, folder: Path, where: str) -> Record:
     """Read one line.
 
     Args:
         line: JSON text.
-        folder: What the media path is relative to.
+        folder: What the media path is relative to; an absolute path.
         where: File and line, for the error.
 
     Returns:
@@ -102,86 +116,99 @@ def parse_record(line: str, *, folder: Path, where: str) -> Record:
     Raises:
         ManifestError: If a field is unknown, missing or of the wrong type.
     """
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    reader = _Reader(row, where)
-    reader.only(_FIELDS)
+    return make_record(Row(parse_json(line, where), where), folder=folder)
+
+
+def make_record(row: Row, *, folder: Path) -> Record:
+    """Turn a row into a record; `folder`, an absolute path, is what its media are relative to."""
+    row.only(_FIELDS)
+    start_s, end_s = row.seconds("start_s") or 0.0, row.seconds("end_s")
+    if end_s is not None and end_s <= start_s:
+        raise row.problem("end_s", f"{end_s:g}, expected more than start_s={start_s:g}")
     return Record(
-        id=reader.text("id"),
-        media=str((folder / reader.text("media")).resolve()),
-        start_s=reader.seconds("start_s") or 0.0,
-        end_s=reader.seconds("end_s"),
-        split=reader.text("split", default="train"),
-        captions=tuple(_caption(item, where) for item in reader.items("captions")),
-        questions=tuple(_question(item, where) for item in reader.items("questions")),
-        source=reader.text("source", default="") or None,
+        id=row.text("id"),
+        media=os.path.normpath(os.path.join(folder, row.text("media"))),  # noqa: PTH118
+        start_s=start_s,
+        end_s=end_s,
+        split=row.text("split", default="train"),
+        captions=tuple(_caption(item, row, at) for at, item in enumerate(row.items("captions"))),
+        questions=tuple(map(_question, row.rows("questions"))),
+        source=row.text("source", default="") or None,
     )
 
 
-def _caption(item: Any, where: str) -> TaggedText:
-    if isinstance(item, str):
+def _caption(item: Any, record: Row, index: int) -> TaggedText:
+    if isinstance(item, str) and item.strip():
         return TaggedText(text=item)
-    reader = _Reader(item, where, prefix="captions.")
-    reader.only({"text", "about", "style"})
+    if isinstance(item, str):
+        raise record.problem(f"captions[{index}]", "'', expected a text")
+    row = Row(item, record.where, prefix=f"captions[{index}].")
+    row.only(_CAPTION_FIELDS)
     try:
-        about = Modality.parse(reader.text("about", default="audiovisual"))
+        about = Modality.parse(row.text("about", default="audiovisual"))
     except UsageError as error:
-        raise reader.problem("about", str(error)) from None
-    style = reader.text("style", default="") or None
-    return TaggedText(text=reader.text("text"), about=about, style=style)
+        raise row.problem("about", str(error)) from None
+    style = row.text("style", default="") or None
+    return TaggedText(text=row.text("text"), about=about, style=style)
 
 
-def _question(item: Any, where: str) -> Question:
-    reader = _Reader(item, where, prefix="questions.")
-    reader.only({"question", "answers", "needs", "type"})
-    needs = reader.text("needs", default="") or None
+def _question(row: Row) -> Question:
+    row.only(_QUESTION_FIELDS)
+    needs = row.text("needs", default="") or None
     if needs is not None and needs not in _NEEDS:
-        raise reader.problem("needs", f"{needs!r}, expected one of {', '.join(_NEEDS)}")
-    answers = reader.items("answers")
+        raise row.problem("needs", f"{needs!r}, expected one of {', '.join(_NEEDS)}")
+    answers = row.items("answers")
     if not answers or not all(isinstance(answer, str) for answer in answers):
-        raise reader.problem("answers", "expected a list of texts")
+        raise row.problem("answers", "expected a list of texts")
     return Question(
-        text=reader.text("question"),
+        text=row.text("question"),
         answers=tuple(answers),
         needs=needs,
-        type=reader.text("type", default="") or None,
+        type=row.text("type", default="") or None,
     )
 
 
-class _Reader:
-    """Takes typed fields out of a JSON object and names what is wrong."""
+def write_manifest(path: Path, records: Iterable[Record]) -> None:
+    """Write a manifest that `read_manifest` reads back; all of it or nothing.
 
-    def __init__(self, row: Any, where: str, prefix: str = "") -> None:
-        if not isinstance(row, dict):
-            name = prefix.rstrip(".") or "line"
-            raise ManifestError(f"{where}: {name}: {type(row).__name__}, expected an object")
-        self.row, self.where, self.prefix = row, where, prefix
+    Args:
+        path: The JSONL file; its folder is made if needed.
+        records: In the order of the lines.
+    """
+    folder = path.parent.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as lines:
+            for record in records:
+                lines.write(json.dumps(_values(record, folder)) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
-    def only(self, known: set[str] | frozenset[str]) -> None:
-        for name in self.row.keys() - known:
-            raise self.problem(name, f"unknown field; there is {', '.join(sorted(known))}")
 
-    def text(self, name: str, *, default: str | None = None) -> str:
-        value = self.row.get(name, default)
-        if not isinstance(value, str) or (default is None and not value.strip()):
-            raise self.problem(name, f"{value!r}, expected a text")
-        return value
+def _values(record: Record, folder: Path) -> dict[str, Any]:
+    """The fields of a line, without those that say nothing."""
+    values = {
+        "id": record.id,
+        "media": Path(os.path.relpath(record.media, folder)).as_posix(),
+        "start_s": record.start_s or None,
+        "end_s": record.end_s,
+        "split": record.split,
+        "captions": [
+            _said({"text": c.text, "about": c.about.label, "style": c.style})
+            for c in record.captions
+        ],
+        "questions": [
+            _said(
+                {"question": q.text, "answers": list(q.answers), "needs": q.needs, "type": q.type}
+            )
+            for q in record.questions
+        ],
+        "source": record.source,
+    }
+    return _said(values)
 
-    def seconds(self, name: str) -> float | None:
-        value = self.row.get(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise self.problem(name, f"{value!r}, expected seconds from 0")
-        return float(value)
 
-    def items(self, name: str) -> list[Any]:
-        value = self.row.get(name, [])
-        if not isinstance(value, list):
-            raise self.problem(name, f"{type(value).__name__}, expected a list")
-        return value
-
-    def problem(self, name: str, message: str) -> ManifestError:
-        return ManifestError(f"{self.where}: {self.prefix}{name}: {message}")
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, [])}

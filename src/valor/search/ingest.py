@@ -18,17 +18,13 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from valor.data.sources.media import is_media
 from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.media.segments import cut
 from valor.search.tables import FileRow, Tables, parse_modalities, segment_table
 from valor.types import Describer, Embedder, Modality, Segment
 
-_VIDEO = "mp4 m4v mov mkv webm avi mpg mpeg ts m2ts mts mxf wmv flv ogv 3gp"
-_AUDIO = "wav mp3 m4a aac flac ogg opus aif aiff wma"
-_IMAGE = "jpg jpeg png webp bmp gif tif tiff"
-MEDIA_SUFFIXES = frozenset(f".{name}" for name in f"{_VIDEO} {_AUDIO} {_IMAGE}".split())
-"""What is picked up from a folder; a file that is named is always tried."""
 BATCH_SEGMENTS = 16
 COMMIT_SEGMENTS = 256
 COMMIT_S = 2.0
@@ -77,7 +73,10 @@ class AddReport:
 
 
 def find_files(paths: Iterable[str | Path]) -> list[str]:
-    """Return the absolute paths of named files, and of all media below folders, sorted."""
+    """Return the absolute paths of named files, and of all media below folders, sorted.
+
+    What is below a folder is picked by its extension; a file that is named is always tried.
+    """
     found: set[str] = set()
     for path in paths:
         root = Path(path).resolve()
@@ -88,7 +87,7 @@ def find_files(paths: Iterable[str | Path]) -> list[str]:
 def _media_below(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in MEDIA_SUFFIXES and not is_hidden and path.is_file():
+        if is_media(path.name) and not is_hidden and path.is_file():
             yield path
 
 
