@@ -34,14 +34,20 @@ class KeyValue:
 
 
 def linear(
-    x: Float[Tensor, "*rows dim"], weight: Float[Tensor, "out dim"], bias: Tensor | None
+    x: Float[Tensor, "*rows dim"],
+    weight: Float[Tensor, "out dim"],
+    bias: Tensor | None,
+    *,
+    gelu: bool = False,
 ) -> Float[Tensor, "*rows out"]:
-    """Multiply by a matrix, by whichever kernel is fastest here."""
+    """Multiply by a matrix, and apply GELU if asked to, by whichever kernel is fastest here."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
         # torch's default product on x86 reaches a third to 95 % of oneDNN's rate, the less the
         # fewer rows there are (`benchmarks/bench_generate.py`); oneDNN's has no gradient.
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+        after = ("gelu", [], "none") if gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)
+    product = F.linear(x, weight, bias)
+    return F.gelu(product) if gelu else product
 
 
 class Linear(nn.Linear):
@@ -145,6 +151,14 @@ class FeedForward(nn.Sequential):
     def __init__(self, dim: int, hidden_dim: int, activation: Activation = "gelu") -> None:
         between = nn.GELU() if activation == "gelu" else QuickGelu()
         super().__init__(Linear(dim, hidden_dim), between, Linear(hidden_dim, dim))
+        self.activation = activation
+
+    def forward(self, input: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+        """Widen, bend and narrow."""
+        first, between, second = self
+        if self.activation == "gelu":
+            return second(linear(input, first.weight, first.bias, gelu=True))
+        return second(between(first(input)))
 
 
 class PreNormBlock(nn.Module):

@@ -150,9 +150,12 @@ class TextCache:
 
     def reorder(self, rows: Int[Tensor, " rows"], first: int) -> None:
         """Give each row another row's tokens from `first` on, as when beams are reordered."""
-        for layer in self.layers:
-            for part in layer:
-                part[:, :, first : self.num_kept] = part[rows, :, first : self.num_kept]
+        changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        if len(changed):
+            for layer in self.layers:
+                for part in layer:
+                    text = part[:, :, first : self.num_kept]
+                    text[changed] = text[rows[changed]]
 
 
 class CrossAttention(nn.Module):
@@ -210,11 +213,17 @@ class BertLayer(nn.Module):
         seen: Mapping[str, Seen] | None = None,
         cache: KeyValue | None = None,
         num_kept: int = 0,
-    ) -> Float[Tensor, "rows length dim"]:
-        """Run the layer; with a cache, its new keys and values are written behind the kept ones."""
+        only_last: bool = False,
+    ) -> Float[Tensor, "rows out dim"]:
+        """Run the layer; with a cache, its new keys and values are written behind the kept ones.
+
+        With `only_last`, the other tokens are seen, and nothing comes out for them.
+        """
         source = self.attention.project(x)
         if cache is not None:
             source = cache.write(source, num_kept)
+        if only_last:
+            x, allowed = x[:, -1:].contiguous(), None if allowed is None else allowed[:, :, -1:]
         x = self.attention_norm(x + self.dropout(self.attention(x, source, allowed=allowed)))
         if seen:
             x = self._look(x, seen)
@@ -315,8 +324,9 @@ class TextTransformer(nn.Module):
         *,
         seen: Sequence[Mapping[str, Seen]] | None = None,
         cache: TextCache | None = None,
-    ) -> Float[Tensor, "rows length dim"]:
-        """Run all layers over embedded tokens."""
+        only_last: bool = False,
+    ) -> Float[Tensor, "rows out dim"]:
+        """Run all layers over embedded tokens; returns all vectors, or the last token's only."""
         for index, layer in enumerate(self.layers):
             x = layer(
                 x,
@@ -324,6 +334,7 @@ class TextTransformer(nn.Module):
                 seen=seen[index] if seen else None,
                 cache=cache.layers[index] if cache else None,
                 num_kept=cache.num_kept if cache else 0,
+                only_last=only_last and index == len(self.layers) - 1,
             )
         return x
 

@@ -41,10 +41,10 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         """Reject impossible choices."""
-        if self.num_beams < 1 or not 0 <= self.min_tokens <= self.max_tokens:
+        if min(self.num_beams, self.max_tokens) < 1 or not 0 <= self.min_tokens <= self.max_tokens:
             raise ValueError(
                 f"num_beams={self.num_beams}, min_tokens={self.min_tokens}, max_tokens="
-                f"{self.max_tokens}, wanted num_beams >= 1 and 0 <= min_tokens <= max_tokens"
+                f"{self.max_tokens}, wanted at least 1 beam and token, and 0 <= min <= max"
             )
         if self.num_beams > 1 and self.temperature:
             raise ValueError(f"num_beams={self.num_beams} and temperature: beams draw no words")
@@ -106,11 +106,6 @@ def generate(
             decoder, memory, group, special=special, question=question, config=config
         )
     words = list(stream(decoder, memory, group, special=special, question=question, config=config))
-    if not words:
-        none = torch.zeros(memory.num_rows, dtype=torch.long)
-        return Generated(
-            token_ids=none[:, None][:, :0], log_probability=none.float(), num_tokens=none
-        )
     ids = torch.stack([word.token_ids for word in words], dim=1)
     return Generated(
         token_ids=ids.masked_fill(ids == special.end, special.pad),
@@ -209,26 +204,24 @@ def beam_search(
     A beam that has ended keeps its score, and the best sum of log-probabilities wins, without any
     normalisation for length, as upstream.
     """
-    batch, num_beams, device = memory.num_rows, config.num_beams, decoder.bias.device
+    num_beams = config.num_beams
     writer = _Writer(decoder, memory, group, special, question, config)
-    score = torch.full((batch, num_beams), _NEVER, device=device)
-    score[:, 0] = 0.0
-    nothing = torch.zeros(batch, num_beams, 0, dtype=torch.long, device=device)
+    start = torch.full((memory.num_rows,), special.start, device=decoder.bias.device)
+    score, token = writer.next(start).topk(num_beams, dim=1)
     beams = _Beams(
-        token_ids=nothing,
+        token_ids=token[..., None],
         score=score,
-        finished=torch.zeros_like(score, dtype=torch.bool),
-        num_tokens=torch.zeros_like(score, dtype=torch.long),
+        finished=token == special.end,
+        num_tokens=torch.ones_like(token),
     )
-    token = torch.full((batch * num_beams,), special.start, device=device)
-    first = torch.arange(0, batch * num_beams, num_beams, device=device)[:, None]
-    for _ in range(config.max_tokens):
-        log_probability = writer.next(token).view(batch, num_beams, -1)
-        beams, beam = _extend(beams, log_probability, special)
+    writer.cache = writer.cache.repeat(num_beams)
+    first = torch.arange(0, token.numel(), num_beams, device=token.device)[:, None]
+    for _ in range(config.max_tokens - 1):
         if bool(beams.finished.all()):
             break
-        writer.reorder((first + beam).flatten())
-        token = beams.token_ids[:, :, -1].flatten()
+        log_probability = writer.next(beams.token_ids[:, :, -1].flatten())
+        beams, beam = _extend(beams, log_probability.unflatten(0, (-1, num_beams)), special)
+        writer.cache.reorder((first + beam).flatten(), first=writer.num_before)
     best = beams.select(beams.score.argmax(dim=1, keepdim=True))
     ids = best.token_ids[:, 0]
     return Generated(
@@ -261,7 +254,7 @@ def _extend(
 
 
 class _Writer:
-    """The texts so far, as keys and values; rows are `[batch, beams]`."""
+    """The texts so far, as keys and values; one row per text of the batch, or `[batch, beams]`."""
 
     def __init__(
         self,
@@ -286,7 +279,7 @@ class _Writer:
         if self.num_before:
             decoder(prompt, memory, group, num_prefix=num_prefix, cache=cache)
             cache.num_kept = self.num_before
-        self.cache: TextCache = cache.repeat(config.num_beams)
+        self.cache: TextCache = cache
 
     def next(self, token: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Take one token and return the log-probability of every word as the one after it."""
@@ -300,13 +293,10 @@ class _Writer:
         x = text.embed(ids, positions)
         valid = cache.valid[:, None, None, : num_kept + num_new]
         order = torch.ones(num_new, num_kept + num_new, dtype=torch.bool, device=ids.device)
-        hidden = text.run(x, valid & order.tril(num_kept), seen=self.seen, cache=cache)
+        allowed = valid & order.tril(num_kept)
+        hidden = text.run(x, allowed, seen=self.seen, cache=cache, only_last=True)
         cache.num_kept += 1
         logits = self.decoder.word_logits(hidden[:, -1])
         if position < self.min_tokens:
             logits[:, self.special.end] = _NEVER
         return logits.log_softmax(dim=-1)
-
-    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
-        """Follow the beams that were kept."""
-        self.cache.reorder(rows, first=self.num_before)
