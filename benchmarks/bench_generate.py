@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from valor.config import evolve
+from valor.encoders.text import Memory
 from valor.models.generation import GenerationConfig, generate
 from valor.models.valor import Valor, ValorConfig
 from valor.types import AUDIOVISUAL, Batch, SpecialIds
@@ -68,8 +69,11 @@ def build() -> tuple[Valor, Batch]:
 
 def write(model: Valor, outputs: dict, tokens: int, num_beams: int = 3) -> None:
     """Keys and values of the media, then `tokens` words, however soon the text would end."""
+    write_from(model, model.remember(outputs), tokens, num_beams)
+
+
+def write_from(model: Valor, memory: Memory, tokens: int, num_beams: int) -> None:
     config = GenerationConfig(num_beams=num_beams, min_tokens=tokens, max_tokens=tokens)
-    memory = model.remember(outputs)
     written = generate(model.decoder, memory, AUDIOVISUAL, special=SPECIAL, config=config)
     if written.num_tokens.tolist() != [tokens] * 2:
         raise AssertionError(f"wrote {written.num_tokens.tolist()} tokens, not {tokens}")
@@ -116,9 +120,9 @@ def measure(repeats: int) -> dict[str, float]:
     before = peak_bytes()
     model, batch = build()
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    outputs = model.encode_media(batch)
-    write(model, outputs, 30)
+    write_from(model, model.remember(model.encode_media(batch)), 30, num_beams=3)
     peak = peak_bytes() - before
+    outputs = model.encode_media(batch)
     encodes, decodes, rates = [], [], []
     for _ in range(repeats):
         rates.append(matrix_rate())

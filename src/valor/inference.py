@@ -167,14 +167,12 @@ class VideoModel(FileVerbs):
         written = [("", Modality(0), 0.0)] * len(samples)
         if not rows:
             return written
-        outputs = self.valor.encode_media(
-            collate_media([seen[row] for row in rows], self.processor)
-        )
+        batch = collate_media([seen[row] for row in rows], self.processor)
         asked = self.processor.encode_texts([questions[row] for row in rows]) if questions else None
         tokenizer = self.processor.tokenizer
         generated = generate(
             self.valor.decoder,
-            self.valor.remember(outputs),
+            self.valor.remember(self.valor.encode_media(batch)),
             using,
             special=tokenizer.special,
             question=asked,

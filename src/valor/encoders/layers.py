@@ -50,6 +50,11 @@ def linear(
     return F.gelu(product) if gelu else product
 
 
+def packed(weight: Float[Tensor, "out dim"]) -> Tensor:
+    """A float32 matrix in the layout that the CPU reads fastest; for `linear` without gradients."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+
+
 class Linear(nn.Linear):
     """The usual linear layer, by the fastest kernel."""
 
@@ -59,9 +64,7 @@ class Linear(nn.Linear):
 
     def pack(self) -> None:
         """Lay the weight out as the CPU reads it; for inference only, and there is no way back."""
-        with torch.no_grad():
-            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
-        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.weight = nn.Parameter(packed(self.weight), requires_grad=False)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """A packed weight is saved as any other."""
@@ -109,8 +112,9 @@ class Attention(nn.Module):
 
     def project(self, source: Float[Tensor, "batch tokens dim"]) -> KeyValue:
         """Project the attended tokens; done once however many queries follow."""
-        key, value = self.key_value(source).chunk(2, dim=-1)
-        return KeyValue(self._split(key), self._split(value))
+        both = self.key_value(source).view(*source.shape[:2], 2, self.num_heads, -1)
+        key, value = both.permute(2, 0, 3, 1, 4)
+        return KeyValue(key, value)
 
     def forward(
         self,
@@ -124,7 +128,7 @@ class Attention(nn.Module):
         return self.output(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
 Activation = Literal["gelu", "quick_gelu"]
@@ -151,12 +155,11 @@ class FeedForward(nn.Sequential):
     def __init__(self, dim: int, hidden_dim: int, activation: Activation = "gelu") -> None:
         between = nn.GELU() if activation == "gelu" else QuickGelu()
         super().__init__(Linear(dim, hidden_dim), between, Linear(hidden_dim, dim))
-        self.activation = activation
 
     def forward(self, input: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
         """Widen, bend and narrow."""
         first, between, second = self
-        if self.activation == "gelu":
+        if isinstance(first, Linear) and isinstance(between, nn.GELU):
             return second(linear(input, first.weight, first.bias, gelu=True))
         return second(between(first(input)))
 

@@ -10,10 +10,9 @@ Source: VALOR 3.2 and 3.4; upstream `model/pretrain.py`.
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from valor.config import configclass
-from valor.encoders.layers import Linear, linear
+from valor.encoders.layers import Linear, linear, packed
 from valor.encoders.text import (
     Memory,
     TextCache,
@@ -41,7 +40,7 @@ class MemoryProjection(nn.Module):
         self, source_dim: int, dim: int, max_positions: int, *, projects: bool = True
     ) -> None:
         super().__init__()
-        self.projection = nn.Linear(source_dim, dim) if projects else nn.Identity()
+        self.projection = Linear(source_dim, dim) if projects else nn.Identity()
         self.norm = nn.LayerNorm(dim) if projects else nn.Identity()
         self.position = nn.Parameter(torch.randn(max_positions, dim) * 0.02)
         self.modality = nn.Parameter(torch.randn(dim) * 0.02)
@@ -88,6 +87,7 @@ class Decoder(nn.Module):
         self.transform = Linear(config.dim, config.dim)
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self._packed_words: Tensor | None = None
 
     def forward(
         self,
@@ -184,12 +184,21 @@ class Decoder(nn.Module):
         return join_texts(first, with_prompt(self.prompts.answer, rest))
 
     def pack(self) -> None:
-        """Speed up writing on the CPU by half; afterwards the layers are for inference only."""
-        for module in self.text.layers.modules():
-            if isinstance(module, Linear) and module.weight.device.type == "cpu":
-                module.pack()
+        """Speed up writing on the CPU by half; afterwards the decoder is for inference only.
+
+        Its layers' weights change their layout; the words, which are read one by one too, get a
+        copy, which is all the memory that it takes.
+        """
+        if self.bias.device.type == "cpu" and self.bias.dtype == torch.float32:
+            for module in self.text.layers.modules():
+                if isinstance(module, Linear):
+                    module.pack()
+            self._packed_words = packed(self.text.word_embedding.weight)
 
     def word_logits(self, hidden: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows vocab"]:
         """Score every word; the output matrix is the word embedding (BERT's tied head)."""
-        x = self.norm(F.gelu(self.transform(hidden)))
-        return linear(x, self.text.word_embedding.weight, self.bias).float()
+        x = self.norm(linear(hidden, self.transform.weight, self.transform.bias, gelu=True))
+        words = self.text.word_embedding.weight
+        return linear(
+            x, words if self._packed_words is None else self._packed_words, self.bias
+        ).float()
