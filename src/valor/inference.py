@@ -5,6 +5,7 @@ with the modalities that it has, and every result says which those were.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,17 @@ class VideoModel:
                 rows.append((segment.start_s, segment.end_s, vectors))
         return rows
 
-    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+    def read(
+        self,
+        path: str,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        keyframes_only: bool = False,
+    ) -> Segment:
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        return decode_segment(path, self.processor.plan, start_s=start_s, end_s=end_s)
+        plan = replace(self.processor.plan, keyframes_only=keyframes_only)
+        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
 
     def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
         """Embed segments; keys are single modalities, rows follow the segments."""

@@ -11,7 +11,8 @@ from PIL import Image
 
 from valor.errors import MediaError
 from valor.media import video
-from valor.media.video import MAX_ASPECT, decode_frames
+from valor.media.pictures import MAX_ASPECT
+from valor.media.video import decode_frames
 
 pytestmark = pytest.mark.media
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -23,6 +24,8 @@ class Arguments:
     """Files, or folders to be searched for media."""
     model: Path | None = None
     """Model folder; needed for a new library."""
+    frames: Literal["all", "keyframes"] = "all"
+    """Which frames of a video may be looked at; keyframes are many times faster to decode."""
     rebuild: bool = False
     """Forget what the library holds, as another model needs."""
     json: Json = False
@@ -38,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     with StageProgress() as progress:
         report = library.add(
             list(arguments.media),
+            keyframes_only=arguments.frames == "keyframes",
             progress=lambda now: progress("index", round(now.done_fraction * 1000), 1000),
         )
     for bad in report.bad:

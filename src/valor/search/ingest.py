@@ -97,10 +97,13 @@ def plan(path: str, *, segment_s: float) -> list[tuple[float, float]]:
     return cut(probe(path).duration_s, segment_s=segment_s)
 
 
-def read(embedder: Embedder, path: str, *, start_s: float, end_s: float) -> Segment:
+def read(
+    embedder: Embedder, path: str, *, start_s: float, end_s: float, keyframes_only: bool = False
+) -> Segment:
     """Decode one planned segment; raises `MediaError`."""
     # A still image is planned as 0 to 0, which is all of it and no empty stretch.
-    return embedder.read(path, start_s=start_s, end_s=end_s if end_s > start_s else None)
+    end = end_s if end_s > start_s else None
+    return embedder.read(path, start_s=start_s, end_s=end, keyframes_only=keyframes_only)
 
 
 class _File:
@@ -145,14 +148,21 @@ class Ingest:
     Args:
         tables: Where to write.
         embedder: The library's model.
+        keyframes_only: True looks at no other frames of a video.
         progress: Called after every batch.
     """
 
     def __init__(
-        self, tables: Tables, embedder: Embedder, *, progress: Callable[[Progress], object] | None
+        self,
+        tables: Tables,
+        embedder: Embedder,
+        *,
+        keyframes_only: bool,
+        progress: Callable[[Progress], object] | None,
     ) -> None:
         self._tables = tables
         self._embedder = embedder
+        self._keyframes_only = keyframes_only
         self._progress = progress
         self._num_files = 0
         self._added = self._skipped = self._num_segments = 0
@@ -232,8 +242,13 @@ class Ingest:
         yield from ahead
 
     def _read(self, stretch: _Stretch) -> Segment:
-        path = stretch.file.row.path
-        return read(self._embedder, path, start_s=stretch.start_s, end_s=stretch.end_s)
+        return read(
+            self._embedder,
+            stretch.file.row.path,
+            start_s=stretch.start_s,
+            end_s=stretch.end_s,
+            keyframes_only=self._keyframes_only,
+        )
 
     def _embed(self, batch: Sequence[_Reading]) -> None:
         stretches: list[_Stretch] = []

@@ -121,7 +121,11 @@ class Library:
         return list(self._tables.files().values())
 
     def add(
-        self, paths: Paths, *, progress: Callable[[Progress], object] | None = None
+        self,
+        paths: Paths,
+        *,
+        keyframes_only: bool = False,
+        progress: Callable[[Progress], object] | None = None,
     ) -> AddReport:
         """Index files, and folders with all media below them.
 
@@ -130,6 +134,8 @@ class Library:
 
         Args:
             paths: One file or folder, or several.
+            keyframes_only: True looks at the keyframes of videos only, which is many times faster;
+                what is seen may be some seconds off.
             progress: Called after every batch of segments.
 
         Returns:
@@ -140,7 +146,9 @@ class Library:
         """
         with self._writing():
             self._tables.sweep()
-            ingest = Ingest(self._tables, self.embedder, progress=progress)
+            ingest = Ingest(
+                self._tables, self.embedder, keyframes_only=keyframes_only, progress=progress
+            )
             report = ingest.run(find_files(_listed(paths)), self._tables.files())
             self._tables.sweep()
         return report
