@@ -41,7 +41,7 @@ _DEMUXERS = (
     *("nut", "ivf", "dv", "ogg", "m4v", "h263", "mjpeg", "gif", "apng"),
     *("wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "ac3", "eac3", "dts", "truehd"),
     *("amr", "amrnb", "amrwb", "ape", "wv", "tta", "tak", "iff", "mpc", "mpc8", "qcp"),
-    *("voc", "nistsphere", "sox", "xwma"),
+    *("voc", "nistsphere", "sox", "xwma", "dsf"),
     *("png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "j2k_pipe", "jpegxl_pipe"),
     *("ppm_pipe", "pgm_pipe", "pbm_pipe", "pam_pipe"),
 )

@@ -266,12 +266,14 @@ def _keyframe_packets(
     """Keyframes from the container's position on that appear by `last_s`, or else the next one."""
     is_any = False
     for packet in packets(container, [stream]):
-        if packet.pts is None or packet.dts is None:
+        if packet.pts is None:
             return
-        if packet.is_keyframe and (_time_s(packet) <= last_s or not is_any):
+        is_past = _time_s(packet) > last_s
+        if packet.is_keyframe and not (is_any and is_past):
             yield packet
             is_any = True
-        if is_any and packet.dts * packet.time_base > last_s:
+        decoding_s = last_s if packet.dts is None else packet.dts * packet.time_base
+        if is_any and is_past and decoding_s > last_s:
             return
 
 
