@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -55,7 +56,7 @@ def render(tmp_path: Path) -> Callable[..., Path]:
 def _add_video(
     container: OutputContainer, codec: str, pictures: Timed, options: dict[str, str]
 ) -> VideoStream:
-    stream = container.add_stream(codec, rate=25)
+    stream = cast(VideoStream, container.add_stream(codec, rate=25))
     stream.height, stream.width = pictures[0][1].shape[:2]
     stream.pix_fmt = "yuv444p" if codec == "libx264" else "yuv420p"
     stream.codec_context.time_base = Fraction(1, 1000)

@@ -10,12 +10,11 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from PIL import Image
 
 from valor.errors import MediaError
 from valor.media import container as module
 from valor.media.audio import decode_waveform
-from valor.media.container import file_path, flush, open_container, packets, time_limit
+from valor.media.container import flush, open_container, packets, time_limit
 from valor.media.probe import probe
 from valor.media.segments import DecodePlan, decode_segment
 from valor.media.video import decode_frames

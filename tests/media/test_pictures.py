@@ -2,11 +2,13 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
 from valor.media.pictures import MAX_ASPECT
@@ -19,7 +21,7 @@ CORNERS = np.zeros((32, 48, 3), np.uint8)
 CORNERS[:16, :24], CORNERS[:16, 24:], CORNERS[16:, :24] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 PAINTS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
-PAINTED = np.repeat(np.repeat(np.array([PAINTS], np.uint8), 32, axis=0), 32, axis=1)
+PAINTED = np.repeat(np.repeat(np.array([PAINTS], np.uint8), 64, axis=0), 32, axis=1)
 SPACES = {Colorspace.ITU601: 6, Colorspace.ITU709: 1, Colorspace.BT2020: 9}
 """The numbers by which files call them."""
 
@@ -67,7 +69,7 @@ def write_paints(
         source, format=pix_fmt, dst_colorspace=space, dst_color_range=reach
     )
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = cast(VideoStream, container.add_stream(codec, rate=25))
         stream.height, stream.width = PAINTED.shape[:2]
         stream.pix_fmt, stream.options = pix_fmt, {"qp": "1", "x265-params": "qp=1:log-level=none"}
         stream.codec_context.colorspace, stream.codec_context.color_range = SPACES[space], reach
@@ -93,7 +95,7 @@ def test_colours_are_the_painted_ones(
 ):
     write_paints(tmp_path / name, codec, pix_fmt, space, reach)
     frames, _ = decode_frames(tmp_path / name, [0.0])
-    assert np.abs(frames[0][16, 16::32].astype(int) - PAINTS).max() <= 4
+    assert np.abs(frames[0][32, 16::32].astype(int) - PAINTS).max() <= 4
 
 
 def test_pixels_come_out_square(render, grays):

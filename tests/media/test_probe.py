@@ -3,10 +3,12 @@
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
+from av.audio.stream import AudioStream
 from av.stream import Disposition
 from PIL import Image
 
@@ -133,6 +135,15 @@ def test_a_still_image_has_no_length(tmp_path: Path, form: str, name: str):
     assert (info.width, info.height, info.has_audio) == (60, 40, False)
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", "PHOTO.JPEG", "photo", "photo.png"])
+def test_a_photo_is_read_whatever_it_shows(tmp_path: Path, name: str):
+    """Ours that were taken for a part of a numbered series had much detail."""
+    noise = np.random.default_rng(0).integers(0, 255, (150, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / name, format="JPEG")
+    info = probe(tmp_path / name)
+    assert (info.width, info.height, info.is_image) == (200, 150, True)
+
+
 def test_an_animation_is_a_video(tmp_path: Path):
     frames = [Image.new("RGB", (60, 40), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=500)
@@ -149,7 +160,7 @@ def test_cover_art_is_no_video(tmp_path: Path, beep, name: str, form: str, codec
     cover = BytesIO()
     Image.new("RGB", (64, 64), "red").save(cover, format="JPEG")
     with av.open(str(tmp_path / name), "w", format=form) as container:
-        sound = container.add_stream(codec, rate=16_000, layout="mono")
+        sound = cast(AudioStream, container.add_stream(codec, rate=16_000, layout="mono"))
         picture = container.add_stream("mjpeg", rate=1)
         picture.width = picture.height = 64
         picture.pix_fmt = "yuvj420p"

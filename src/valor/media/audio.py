@@ -8,7 +8,6 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.container import InputContainer
@@ -21,6 +20,7 @@ from valor.media.container import (
     TIME_LIMIT_S,
     audio_stream,
     decoded,
+    go_to,
     open_container,
     origin_s,
     packets,
@@ -111,7 +111,7 @@ def _frames_near(
 ) -> Iterator[tuple[float | None, AudioFrame]]:
     """The same from shortly before `start_s` on, where the format lets us go there."""
     try:
-        container.seek(int((origin_s(container) + start_s - _LEAD_IN_S) * av.time_base))
+        go_to(container, origin_s(container) + start_s - _LEAD_IN_S)
     except FFmpegError as error:
         raise _SeekMissedError from error
     frames = _frames(container)

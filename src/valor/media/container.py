@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,8 @@ _DEMUXERS = (
     *("ppm_pipe", "pgm_pipe", "pbm_pipe", "pam_pipe"),
 )
 """Formats that hold their own data. image2 is left out because it expands patterns in names."""
+
+_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 _NOT_A_PICTURE_TRACK = Disposition.attached_pic | Disposition.timed_thumbnails
 """Cover art and thumbnails of chapters."""
@@ -125,6 +128,7 @@ def _open(path: str, *, with_pictures: bool) -> InputContainer:
         # The explicit protocol keeps a colon in a file's name from being read as an address.
         return av.open(
             f"file:{path}",
+            format="jpeg_pipe" if _is_jpeg(file) else None,
             # To learn their properties, FFmpeg would decode the first pictures and drop them.
             options={**_PICTURE_LIMIT, "skip_frame": "default" if with_pictures else "all"},
             container_options={
@@ -142,6 +146,14 @@ def _open(path: str, *, with_pictures: bool) -> InputContainer:
         raise MediaError(path, "unreadable", detail) from None
     except OSError as error:
         raise MediaError(path, "unreadable", f"cannot be opened ({error.strerror})") from None
+
+
+def _is_jpeg(file: Path) -> bool:
+    """True for a photo that FFmpeg may, for its name, take for one of a numbered series."""
+    if file.suffix.lower() not in _PICTURE_SUFFIXES:
+        return False
+    with file.open("rb") as opened:
+        return opened.read(3) == b"\xff\xd8\xff"
 
 
 def file_path(container: InputContainer) -> str:
@@ -197,6 +209,24 @@ def origin_s(container: InputContainer) -> float:
         if stream.start_time is not None and stream.time_base is not None
     ]
     return min(starts, default=0.0)
+
+
+def units(time_s: float, unit_s: Fraction) -> int:
+    """A time as FFmpeg counts it, in 64 bits; damaged files hold times beyond that."""
+    return int(min(max(time_s / unit_s, -(2.0**62)), 2.0**62))
+
+
+def go_to(container: InputContainer, time_s: float) -> None:
+    """Go on reading from a keyframe at or before a time, in the container's time.
+
+    Args:
+        container: Where to read.
+        time_s: Where formats without an index, or with a wrong one, may miss.
+
+    Raises:
+        FFmpegError: If the format does not let us go anywhere.
+    """
+    container.seek(units(time_s, Fraction(1, av.time_base)))
 
 
 def packets(

@@ -21,6 +21,7 @@ from valor.media.container import (
     audio_tracks,
     decoded,
     file_path,
+    go_to,
     is_still_image,
     open_container,
     origin_s,
@@ -139,7 +140,7 @@ def _last_end_s(path: str, from_s: float) -> float | None:
         origin = origin_s(container)
         try:
             if from_s > 0:
-                container.seek(int((origin + from_s) * av.time_base))
+                go_to(container, origin + from_s)
         except FFmpegError:
             return None
         ends = (_end_s(packet) for packet in packets(container, playable_streams(container)))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -24,10 +23,12 @@ from valor.media.container import (
     decoded,
     file_path,
     flush,
+    go_to,
     open_container,
     origin_s,
     packets,
     time_limit,
+    units,
     video_stream,
 )
 from valor.media.pictures import Converter
@@ -213,7 +214,7 @@ def _should_seek(
         return False
     index = stream.index_entries
     if 0 < stream.frames <= len(index):
-        entry = index.search_timestamp(int((time_s - _REORDER_S) / stream.time_base))
+        entry = index.search_timestamp(units(time_s - _REORDER_S, stream.time_base))
         keyframe_s = float(index[entry].timestamp * stream.time_base) if entry >= 0 else -math.inf
         return keyframe_s > position_s + _WORTH_A_SEEK_S
     return container.format.name in _SEEK_LEAD_S and time_s - position_s > _UNINDEXED_GAP_S
@@ -223,7 +224,7 @@ def _sought(
     container: InputContainer, stream: VideoStream, times_s: np.ndarray
 ) -> Iterator[VideoFrame]:
     """Frames from a keyframe on that is in time for the first of the times."""
-    _go_to(container, times_s[0])
+    _go_before(container, times_s[0])
     frames = decoded(_sparing(container, stream, times_s), skip_damage=False)
     first = next(frames, None)
     # A stream that is refreshed bit by bit counts predicted frames as keyframes.
@@ -235,9 +236,8 @@ def _sought(
     yield from frames
 
 
-def _go_to(container: InputContainer, time_s: float) -> None:
-    lead_s = _SEEK_LEAD_S.get(container.format.name, _REORDER_S)
-    container.seek(int((time_s - lead_s) * av.time_base))
+def _go_before(container: InputContainer, time_s: float) -> None:
+    go_to(container, time_s - _SEEK_LEAD_S.get(container.format.name, _REORDER_S))
 
 
 def _keyframes(
@@ -246,7 +246,7 @@ def _keyframes(
     """For each of the ascending times the nearest keyframe, but none after the last time."""
     was_sought = _should_seek(container, stream, position_s=origin_s(container), time_s=times_s[0])
     if was_sought:
-        _go_to(container, times_s[0])
+        _go_before(container, times_s[0])
     num_found = 0
     keyframes = _nearest(_keyframe_packets(container, stream, times_s[-1]))
     for place, (packet, until_s) in enumerate(keyframes):
