@@ -6,6 +6,7 @@ with the same verbs on files. `VideoModel` is both over our own weights.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -103,9 +104,17 @@ class VideoModel(FileVerbs):
         """The length of recording that one embedding covers."""
         return self.processor.config.segment_s
 
-    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+    def read(
+        self,
+        path: str,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        keyframes_only: bool = False,
+    ) -> Segment:
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        return decode_segment(path, self.processor.plan, start_s=start_s, end_s=end_s)
+        plan = replace(self.processor.plan, keyframes_only=keyframes_only)
+        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
 
     def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
         """Embed segments; keys are single modalities, rows follow the segments."""

@@ -258,7 +258,14 @@ class Embedder(Protocol):
         """The length of recording that one embedding should cover."""
         ...
 
-    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+    def read(
+        self,
+        path: str,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        keyframes_only: bool = False,
+    ) -> Segment:
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
         ...
 
@@ -278,7 +285,14 @@ class Embedder(Protocol):
 class Describer(Protocol):
     """Writes captions and answers questions."""
 
-    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+    def read(
+        self,
+        path: str,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        keyframes_only: bool = False,
+    ) -> Segment:
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
         ...
 

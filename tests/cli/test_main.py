@@ -43,6 +43,7 @@ def test_every_verb_explains_itself(verb, capsys):
         ["caption", "model", "file.mp4", "--usage", "vision"],
         ["caption", "model"],
         ["index", "library"],
+        ["index", "library", "media", "--frames", "some"],
         ["ask", "model"],
         ["search", "library", "words", "--by", "smell"],
         ["world", "paint"],
@@ -125,6 +126,12 @@ def test_index_then_search_by_every_kind_of_query(model_folder, world, capsys, t
         if by == "video":
             assert Path(hits[0]["path"]).parent == media
     assert main(["search", str(library), "a bell", "--using", "smell"]) == 2
+
+
+def test_index_by_keyframes(model_folder, world, capsys, tmp_path):
+    words = ["index", str(tmp_path / "library"), str(world / "media/test-000000.mp4"), "--json"]
+    assert main([*words, "--model", str(model_folder), "--frames", "keyframes"]) == 0
+    assert json.loads(capsys.readouterr().out)["added"] == 1
 
 
 def test_embed_writes_vectors_with_the_models_fingerprint(model_folder, world, capsys, tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -21,7 +22,8 @@ Timed = Sequence[tuple[float, np.ndarray]]
 def render(tmp_path: Path) -> Callable[..., Path]:
     """Writes pictures and sounds, each with the time at which it begins, to a media file.
 
-    The options are those of the video encoder and of the container.
+    A picture is first turned counterclockwise for display, then mirrored left to right. The options
+    are those of the video encoder and of the container.
     """
 
     def write(
@@ -30,17 +32,19 @@ def render(tmp_path: Path) -> Callable[..., Path]:
         pictures: Timed = (),
         sounds: Timed = (),
         rotation_deg: int = 0,
+        is_mirrored: bool = False,
         pixel_aspect: Fraction = Fraction(1),
+        codec: str = "libx264",
         options: dict[str, str] | None = None,
     ) -> Path:
         path = tmp_path / name
         with av.open(str(path), "w", container_options=options or {}) as container:
-            video = _add_video(container, pictures, options or {}) if pictures else None
+            video = _add_video(container, codec, pictures, options or {}) if pictures else None
             audio = _add_audio(container, sounds) if sounds else None
             if video is not None:
                 video.codec_context.sample_aspect_ratio = pixel_aspect
-                if rotation_deg:
-                    video.set_display_rotation(rotation_deg)
+                if rotation_deg or is_mirrored:
+                    video.set_display_rotation(rotation_deg, hflip=is_mirrored)
                 _write_pictures(container, video, pictures)
             if audio is not None:
                 _write_sounds(container, audio, sounds)
@@ -49,10 +53,12 @@ def render(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def _add_video(container: OutputContainer, pictures: Timed, options: dict[str, str]) -> VideoStream:
-    stream = container.add_stream("libx264", rate=25)
+def _add_video(
+    container: OutputContainer, codec: str, pictures: Timed, options: dict[str, str]
+) -> VideoStream:
+    stream = cast(VideoStream, container.add_stream(codec, rate=25))
     stream.height, stream.width = pictures[0][1].shape[:2]
-    stream.pix_fmt = "yuv444p"
+    stream.pix_fmt = "yuv444p" if codec == "libx264" else "yuv420p"
     stream.codec_context.time_base = Fraction(1, 1000)
     stream.options = {"qp": "4", "g": "25", "bf": "2", **options}
     return stream

@@ -1,5 +1,7 @@
 """Sound keeps its time and its loudness, and its absence stays absence."""
 
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,61 @@ def test_mixing_equal_channels_keeps_their_loudness(render, beep, channels: int)
     waveform = decode_waveform(render("a.wav", sounds=[(0.0, tone)]), sample_rate_hz=RATE_HZ)
     assert waveform is not None
     assert np.abs(waveform).max() == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2, 4, 5])
+def test_each_place_of_surround_sound_is_heard(render, beep, channel: int):
+    sound = np.zeros((6, RATE_HZ))
+    sound[channel] = beep(length_s=1, at_s=0.5, for_s=0.4, peak=0.9)[0]
+    waveform = decode_waveform(render("a.mka", sounds=[(0.0, sound)]), sample_rate_hz=RATE_HZ)
+    assert waveform is not None
+    assert 0.1 < np.abs(waveform[RATE_HZ // 2 :]).max() < 0.5
+    assert np.abs(waveform[: RATE_HZ // 2 - 1024]).max() < 0.01
+
+
+def wav(samples: np.ndarray, rate_hz: int) -> bytes:
+    """A file of 32 bit floats, `[channels, samples]`, at any number of channels and any rate."""
+    content = samples.T.astype("<f4").tobytes()
+    width = 4 * len(samples)
+    form = struct.pack("<HHIIHH", 3, len(samples), rate_hz, 0, width, 32)
+    parts = b"fmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(content))
+    return b"RIFF" + struct.pack("<I", 28 + len(content)) + b"WAVE" + parts + content
+
+
+@pytest.mark.parametrize("channels", [9, 32, 64])
+def test_channels_in_unknown_places_count_alike(tmp_path: Path, beep, channels: int):
+    sound = np.zeros((channels, RATE_HZ))
+    sound[[0, channels - 1]] = beep(length_s=1, at_s=0, for_s=1, peak=0.9)
+    (tmp_path / "a.wav").write_bytes(wav(sound, RATE_HZ))
+    waveform = decode_waveform(tmp_path / "a.wav", sample_rate_hz=RATE_HZ)
+    assert waveform is not None
+    assert np.abs(waveform).max() == pytest.approx(1.8 / channels, rel=0.02)
+
+
+@pytest.mark.parametrize("rate_hz", [1, 99, 10_000_001, 2**31 - 1])
+def test_an_impossible_rate_is_refused(tmp_path: Path, rate_hz: int):
+    (tmp_path / "a.wav").write_bytes(wav(np.ones((1, 1000)), rate_hz))
+    with pytest.raises(MediaError) as caught:
+        decode_waveform(tmp_path / "a.wav", sample_rate_hz=RATE_HZ, end_s=1.0)
+    assert caught.value.reason == "undecodable"
+
+
+def test_no_more_than_an_hour_is_decoded_at_once(render, beep):
+    path = render("a.wav", sounds=[(0.0, beep(length_s=1, at_s=0))])
+    with pytest.raises(MediaError, match="4000 s at once exceed 3600 s") as caught:
+        decode_waveform(path, sample_rate_hz=RATE_HZ, end_s=4000.0)
+    assert caught.value.reason == "too_long"
+
+
+def test_memory_follows_the_stretch_however_often_time_starts_anew(render, beep, monkeypatch):
+    path = render("a.wav", sounds=[(0.0, beep(length_s=1, at_s=0))])
+    original = audio._frames
+    monkeypatch.setattr(audio, "_frames", lambda container: 500 * list(original(container)))
+    tracemalloc.start()
+    decode_waveform(path, sample_rate_hz=RATE_HZ, end_s=1.0)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 4 * 4 * RATE_HZ
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000])

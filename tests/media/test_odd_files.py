@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from valor.errors import MediaError
+from valor.media.audio import is_silent
 from valor.media.segments import DecodePlan, decode_segment
 
 FOLDER = (
@@ -63,3 +64,21 @@ def test_an_odd_file_is_read_or_refused_as_expected(entry: dict):
         assert found is None
     elif expected.startswith(("video and audio", "silence", "audio padded", "picks one")):
         assert found == {"video", "audio"}
+
+
+PROMISES = {
+    "editlist_11s_says_10s.mp4": lambda segment: abs(segment.end_s - 10) < 0.1,
+    "silent_track_datastream.mp4": lambda segment: segment.is_silent,
+    "audio_starts_1s_late.mp4": lambda segment: is_silent(segment.waveform[: round(0.95 * 16_000)]),
+    "audio_shorter_than_video.mp4": lambda segment: len(segment.waveform) < 1.1 * 16_000,
+    "rotated_90.mov": lambda segment: segment.frames.shape[1] > segment.frames.shape[2],
+    "rotated_180.mov": lambda segment: segment.frames.shape[1] < segment.frames.shape[2],
+    "rotated_270.mov": lambda segment: segment.frames.shape[1] > segment.frames.shape[2],
+}
+
+
+@pytest.mark.media
+@pytest.mark.skipif(not FOLDER.exists(), reason=f"no test media in {FOLDER}")
+@pytest.mark.parametrize("name", PROMISES)
+def test_an_odd_file_is_what_its_name_says(name: str):
+    assert PROMISES[name](decode_segment(FOLDER / "media" / name, PLAN))

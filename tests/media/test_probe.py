@@ -3,14 +3,17 @@
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
+from av.audio.stream import AudioStream
 from av.stream import Disposition
 from PIL import Image
 
 from valor.errors import MediaError
+from valor.media import probe as module
 from valor.media.probe import probe
 
 pytestmark = pytest.mark.media
@@ -132,6 +135,15 @@ def test_a_still_image_has_no_length(tmp_path: Path, form: str, name: str):
     assert (info.width, info.height, info.has_audio) == (60, 40, False)
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", "PHOTO.JPEG", "photo", "photo.png"])
+def test_a_photo_is_read_whatever_it_shows(tmp_path: Path, name: str):
+    """Ours that were taken for a part of a numbered series had much detail."""
+    noise = np.random.default_rng(0).integers(0, 255, (150, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / name, format="JPEG")
+    info = probe(tmp_path / name)
+    assert (info.width, info.height, info.is_image) == (200, 150, True)
+
+
 def test_an_animation_is_a_video(tmp_path: Path):
     frames = [Image.new("RGB", (60, 40), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=500)
@@ -140,20 +152,15 @@ def test_an_animation_is_a_video(tmp_path: Path):
     assert info.duration_s == pytest.approx(1.5)
 
 
-def test_a_photo_is_as_its_camera_was_held(tmp_path: Path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
-    info = probe(tmp_path / "a.jpg")
-    assert (info.width, info.height) == (40, 60)
-
-
-def test_cover_art_is_no_video(tmp_path: Path, beep):
+@pytest.mark.parametrize(
+    ("name", "form", "codec"),
+    [("a.m4a", "mp4", "aac"), ("a.mp3", "mp3", "libmp3lame"), ("a.flac", "flac", "flac")],
+)
+def test_cover_art_is_no_video(tmp_path: Path, beep, name: str, form: str, codec: str):
     cover = BytesIO()
     Image.new("RGB", (64, 64), "red").save(cover, format="JPEG")
-    path = tmp_path / "song.m4a"
-    with av.open(str(path), "w", format="mp4") as container:
-        sound = container.add_stream("aac", rate=16_000, layout="mono")
+    with av.open(str(tmp_path / name), "w", format=form) as container:
+        sound = cast(AudioStream, container.add_stream(codec, rate=16_000, layout="mono"))
         picture = container.add_stream("mjpeg", rate=1)
         picture.width = picture.height = 64
         picture.pix_fmt = "yuvj420p"
@@ -162,9 +169,31 @@ def test_cover_art_is_no_video(tmp_path: Path, beep):
         packet.stream, packet.pts, packet.dts = picture, 0, 0
         container.mux(packet)
         tone = beep(length_s=1.024, at_s=0).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone, format="flt", layout="mono")
         frame.sample_rate = 16_000
         container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
-    info = probe(path)
+    with av.open(str(tmp_path / name)) as container:
+        assert len(container.streams.video) == 1
+    info = probe(tmp_path / name)
     assert (info.has_video, info.has_audio, info.is_image) == (False, True, False)
+
+
+def test_an_impossible_length_is_refused(render, grays):
+    path = render("a.mkv", pictures=grays([0.0, 0.1, 2e6]))
+    with pytest.raises(MediaError, match="claims to last 2000000 s") as caught:
+        probe(path)
+    assert caught.value.reason == "too_long"
+
+
+def test_an_unproven_length_is_measured_once(render, grays, truncate, monkeypatch):
+    path = truncate(render("a.mkv", pictures=grays(np.arange(50) / 10)), 0.8)
+    num_opened = []
+    original = module.open_container
+    monkeypatch.setattr(
+        module, "open_container", lambda *args: num_opened.append(args) or original(*args)
+    )
+    lengths_s = {probe(path).duration_s for _ in range(3)}
+    assert len(num_opened) <= 5
+    path.write_bytes(path.read_bytes()[:-500])
+    assert probe(path).duration_s not in lengths_s

@@ -1,5 +1,8 @@
 """Segments cover a recording; what is seen and heard in one belongs together, or is absent."""
 
+import re
+import struct
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -90,6 +93,65 @@ def test_a_flash_and_a_beep_at_the_same_time_are_found_together(
     heard_s = segment.start_s + np.flatnonzero(np.abs(segment.waveform) > 0.2)[0] / RATE_HZ
     assert heard_s == pytest.approx(seen_s, abs=0.04)
     assert seen_s == pytest.approx(flash_s, abs=0.1)
+
+
+def with_edited_start(path: Path, cut_s: float) -> None:
+    """Makes the edit list of each track begin later in its samples."""
+    with av.open(str(path)) as container:
+        units = [float(stream.time_base) for stream in container.streams]
+    content = bytearray(path.read_bytes())
+    places = [found.end() for found in re.finditer(b"elst", content)]
+    for place, unit_s in zip(places, units, strict=True):
+        version, num_entries, length, begin = struct.unpack_from(">IIIi", content, place)
+        assert (version, num_entries) == (0, 1)
+        edit = (length - round(1000 * cut_s), begin + round(cut_s / unit_s))
+        struct.pack_into(">Ii", content, place + 8, *edit)
+    path.write_bytes(content)
+
+
+@pytest.mark.media
+@pytest.mark.parametrize("cut_s", [0.5, 1.3, 2.02])
+@pytest.mark.parametrize("start_s", [0.0, 0.2, 4.7])
+def test_what_an_edit_list_cuts_off_is_not_there(render, beep, cut_s: float, start_s: float):
+    times_s = np.arange(250) / 25
+    flash_s = 5.0
+    black, white = np.zeros((32, 48, 3), np.uint8), np.full((32, 48, 3), 255, np.uint8)
+    pictures = [(t, white if flash_s <= t < flash_s + 0.2 else black) for t in times_s]
+    path = render("a.mp4", pictures=pictures, sounds=[(0.0, beep(length_s=10, at_s=flash_s))])
+    with_edited_start(path, cut_s)
+    assert probe(path).duration_s == pytest.approx(10 - cut_s, abs=0.1)
+    start_s = min(start_s, flash_s - cut_s - 0.1)
+    plan = DecodePlan(num_frames=200, short_side_px=16, sample_rate_hz=RATE_HZ)
+    segment = decode_segment(path, plan, start_s=start_s)
+    seen_s = segment.frame_times_s[segment.frames.mean(axis=(1, 2, 3)) > 128].min()
+    heard_s = start_s + np.flatnonzero(np.abs(segment.waveform) > 0.2)[0] / RATE_HZ
+    assert seen_s == pytest.approx(flash_s - cut_s, abs=0.04)
+    assert heard_s == pytest.approx(flash_s - cut_s, abs=0.04)
+
+
+@pytest.mark.media
+def test_keyframes_show_the_same_events_within_a_gop(render):
+    gop_s, colours = 0.5, np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
+    events_s = np.array([1.3, 4.6, 6.1, 8.2])
+    pictures = []
+    for time_s in np.arange(250) / 25:
+        picture = np.full((32, 48, 3), 90, np.uint8)
+        for event_s, colour in zip(events_s, colours, strict=True):
+            if event_s <= time_s < event_s + 0.7:
+                picture[:] = colour
+        pictures.append((time_s, picture))
+    path = render("a.mp4", pictures=pictures, options={"g": "12"})
+
+    def first_seen_s(plan: DecodePlan) -> list[float]:
+        segments = [decode_segment(path, plan, start_s=s, end_s=s + 2.5) for s in (0, 2.5, 5, 7.5)]
+        times_s = np.concatenate([segment.frame_times_s for segment in segments])
+        seen = np.concatenate([segment.frames.mean(axis=(1, 2)) for segment in segments])
+        return [times_s[np.abs(seen - colour).max(axis=1) < 30].min() for colour in colours]
+
+    plan = DecodePlan(num_frames=20, short_side_px=16, sample_rate_hz=RATE_HZ)
+    found_s = first_seen_s(replace(plan, keyframes_only=True))
+    np.testing.assert_allclose(first_seen_s(plan), events_s, atol=0.13)
+    np.testing.assert_allclose(found_s, events_s, atol=gop_s)
 
 
 @pytest.mark.media

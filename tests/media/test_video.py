@@ -1,7 +1,6 @@
 """A frame is found by the time at which it is shown, upright and in the asked size."""
 
 import tracemalloc
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,7 +10,9 @@ from PIL import Image
 
 from valor.errors import MediaError
 from valor.media import video
-from valor.media.video import MAX_ASPECT, decode_frames
+from valor.media.container import open_container
+from valor.media.pictures import Converter
+from valor.media.video import decode_frames, read_frames
 
 pytestmark = pytest.mark.media
 
@@ -31,7 +32,8 @@ def moving(num_frames: int, step_s: float = 0.04) -> list[tuple[float, np.ndarra
 
 def every_frame(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with av.open(str(path)) as container:
-        frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode()]
+        converter = Converter(container.streams.video[0], None)
+        frames = [(frame.time, converter.convert(frame)) for frame in container.decode(video=0)]
     return np.array([time for time, _ in frames]), np.stack([frame for _, frame in frames])
 
 
@@ -66,19 +68,126 @@ def test_going_there_directly_shows_the_same_as_watching_all(render, name: str, 
     assert np.abs(frames.astype(int) - all_frames[expected]).mean() < 2
 
 
-def test_far_frames_are_reached_without_decoding_all_before(render, monkeypatch):
-    path = render("a.mp4", pictures=moving(400))
-    decoded = []
+@pytest.fixture
+def decoded(monkeypatch) -> list[int]:
+    """Presentation times of all frames that come out of a decoder, in the stream's unit."""
+    times: list[int] = []
     original = video.decoded
 
     def counting(*args, **kwargs):
         for frame in original(*args, **kwargs):
-            decoded.append(frame.pts)
+            times.append(frame.pts)
             yield frame
 
     monkeypatch.setattr(video, "decoded", counting)
-    decode_frames(path, [4.0, 12.0])
-    assert len(decoded) < 150
+    return times
+
+
+@pytest.mark.parametrize(("gop", "most"), [(25, 60), (100, 200), (400, 320)])
+def test_decoding_starts_again_only_where_that_saves_frames(render, decoded, gop: int, most: int):
+    path = render("a.mp4", pictures=moving(400), options={"g": str(gop), "bf": "0"})
+    decode_frames(path, [4.5, 12.5])
+    assert len(decoded) == len(set(decoded)) <= most
+    decoded.clear()
+    decode_frames(path, [4.5, 4.7, 4.9, 5.1])
+    assert len(decoded) == len(set(decoded))
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "options"),
+    [
+        ("libx264", "a.mp4", {"bf": "3"}),
+        ("libx264", "a.ts", {"bf": "3"}),
+        ("libx264", "a.mkv", {"bf": "0"}),
+        ("libx264", "field.mp4", {"bf": "3", "x264-params": "tff=1"}),
+        ("libx265", "a.mp4", {"x265-params": "log-level=none:bframes=4"}),
+        ("mpeg4", "a.mp4", {"bf": "2"}),
+        ("libsvtav1", "a.mp4", {"preset": "12", "qp": "30", "bf": "0"}),
+        ("libvpx-vp9", "a.webm", {"cpu-used": "8"}),
+    ],
+)
+def test_frames_that_nobody_sees_are_left_out_without_a_trace(
+    render, decoded, codec: str, name: str, options: dict
+):
+    options = {"g": "250", "qp": "-1", **options}
+    path = render(name, codec=codec, pictures=moving(100), options=options)
+    all_times_s, all_frames = every_frame(path)
+    wanted_s = np.array([0.3, 0.34, 1.7, 3.9])
+    frames, times_s = decode_frames(path, wanted_s)
+    expected = shown_at(all_times_s - all_times_s[0], wanted_s)
+    np.testing.assert_allclose(times_s, all_times_s[expected] - all_times_s[0], atol=1e-9)
+    np.testing.assert_array_equal(frames, all_frames[expected])
+    assert (len(decoded) < 80) == (options.get("bf", "3") != "0" and codec != "libvpx-vp9")
+
+
+def damaged(path: Path, from_s: float) -> Path:
+    """Zeroes the insides of the five pictures from this time on."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.pts is not None]
+        bad = [p for p in packets if p.pts * p.time_base >= from_s][:5]
+        places = [(packet.pos, packet.size) for packet in bad]
+    content = bytearray(path.read_bytes())
+    for position, size in places:
+        content[position + 8 : position + size] = bytes(size - 8)
+    path.write_bytes(content)
+    return path
+
+
+def test_damage_after_a_seek_sends_it_through_all_frames(render, decoded):
+    path = render("a.mp4", pictures=moving(400), options={"bf": "0"})
+    frames, times_s = decode_frames(damaged(path, 12.08), [12.4])
+    assert len(decoded) > 280
+    assert times_s.tolist() == pytest.approx([12.4])
+    whole, _ = decode_frames(path, np.arange(0, 12.41, 0.04))
+    np.testing.assert_array_equal(frames[0], whole[-1])
+
+
+def test_a_list_of_keyframes_that_lies_is_seen_through(render):
+    path = render("a.mp4", pictures=moving(400), options={"bf": "0"})
+    _, honest = every_frame(path)
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+    frames, times_s = decode_frames(path, [12.4])
+    assert times_s.tolist() == pytest.approx([12.4])
+    np.testing.assert_array_equal(frames[0], honest[310])
+
+
+def test_pictures_that_change_their_size_keep_the_first(render, grays, tmp_path: Path):
+    parts = [
+        render(f"{height}.ts", pictures=grays(np.arange(25) / 25, height=height, width=64))
+        for height in (32, 64)
+    ]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames, _ = decode_frames(path, np.arange(0, 2, 0.1))
+    assert frames.shape == (20, 32, 64, 3)
+
+
+@pytest.mark.parametrize("gop", [12, 48])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_keyframes_stand_for_what_is_near(render, decoded, name: str, gop: int):
+    path = render(name, pictures=moving(400), options={"g": str(gop), "bf": "2"})
+    all_times_s, all_frames = every_frame(path)
+    all_times_s -= all_times_s[0]
+    keyframes = np.arange(0, 400, gop)
+    wanted_s = np.arange(8.2, 12, 0.5)
+    with open_container(path) as container:
+        frames, times_s = read_frames(container, wanted_s, keyframes_only=True)
+    allowed = keyframes[all_times_s[keyframes] <= wanted_s[-1]]
+    nearest = allowed[np.abs(all_times_s[allowed] - wanted_s[:, None]).argmin(axis=1)]
+    np.testing.assert_allclose(times_s, all_times_s[nearest], atol=1e-3)
+    np.testing.assert_array_equal(frames, all_frames[nearest])
+    assert len(decoded) == len(set(nearest.tolist()))
+
+
+def test_without_true_keyframes_all_frames_are_read(render):
+    options = {"g": "50", "intra-refresh": "1", "qp": "-1", "bf": "3"}
+    path = render("a.mp4", pictures=moving(400), options=options)
+    wanted_s = np.array([7.0, 12.4])
+    with open_container(path) as container:
+        frames, times_s = read_frames(container, wanted_s, keyframes_only=True)
+    expected, expected_s = decode_frames(path, wanted_s)
+    np.testing.assert_array_equal(frames, expected)
+    np.testing.assert_array_equal(times_s, expected_s)
 
 
 def test_memory_follows_the_wanted_frames(render):
@@ -88,42 +197,6 @@ def test_memory_follows_the_wanted_frames(render):
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 3 * 4 * 256 * 384 * 3
-
-
-@pytest.mark.parametrize("rotation_deg", [0, 90, 180, -90])
-def test_pictures_come_out_upright(render, rotation_deg: int):
-    picture = np.zeros((32, 48, 3), np.uint8)
-    picture[:16, :24], picture[:16, 24:], picture[16:, :24] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-    path = render("a.mp4", pictures=[(0.0, picture), (0.1, picture)], rotation_deg=rotation_deg)
-    frames, _ = decode_frames(path, [0.0])
-    upright = np.rot90(picture, rotation_deg // 90)
-    assert frames[0].shape == upright.shape
-    corners = np.ix_([4, -5], [4, -5])
-    assert np.abs(frames[0][corners].astype(int) - upright[corners]).max() < 60
-
-
-def test_pixels_come_out_square(render, grays):
-    path = render("a.mp4", pictures=grays([0, 1]), pixel_aspect=Fraction(2))
-    assert decode_frames(path, [0.0])[0].shape == (1, 32, 96, 3)
-    assert decode_frames(path, [0.0], short_side_px=16)[0].shape == (1, 16, 48, 3)
-
-
-@pytest.mark.parametrize(("height", "width"), [(32, 48), (16, 16), (480, 16), (16, 600), (99, 37)])
-@pytest.mark.parametrize("short_side_px", [8, 33, 64])
-def test_the_short_side_is_as_asked(render, grays, height: int, width: int, short_side_px: int):
-    path = render("a.mp4", pictures=grays([0, 1], height=height, width=width))
-    shape = decode_frames(path, [0.0], short_side_px=short_side_px)[0].shape[1:3]
-    assert min(shape) == short_side_px
-    aspect = min(max(height, width) / min(height, width), MAX_ASPECT)
-    assert max(shape) == pytest.approx(short_side_px * aspect, abs=1)
-    assert (shape[0] < shape[1]) == (height < width)
-
-
-def test_a_picture_shrinks_by_averaging(tmp_path: Path):
-    pixels = np.indices((64, 64)).sum(axis=0) % 2 * 255
-    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "checks.png")
-    frames, _ = decode_frames(tmp_path / "checks.png", [0.0], short_side_px=16)
-    assert np.abs(frames.astype(int) - 127).max() < 8
 
 
 def test_a_still_image_is_there_at_any_time(tmp_path: Path):

@@ -32,8 +32,17 @@ class WordModel:
         self.num_read = 0
         self.num_embedded = 0
         self.max_waiting = 0
+        self.keyframes_only = set()
 
-    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+    def read(
+        self,
+        path: str,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        keyframes_only: bool = False,
+    ) -> Segment:
+        self.keyframes_only.add(keyframes_only)
         scene = scenes_of(path)[int(start_s // SEGMENT_S)]
         if "broken" in scene:
             raise MediaError(path, "undecodable", f"breaks at {start_s:g} s")

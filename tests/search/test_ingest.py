@@ -42,6 +42,14 @@ def test_adding_twice_doubles_nothing(library, write_file):
     assert len(library) == rows_on_disk(library) == 3
 
 
+@pytest.mark.parametrize("keyframes_only", [False, True])
+def test_keyframes_are_asked_of_the_model(tmp_path, word_model, write_file, keyframes_only: bool):
+    model = word_model()
+    library = Library(tmp_path / "library", model=model)
+    library.add(write_file("a.mp4", STREET, BEACH), keyframes_only=keyframes_only)
+    assert model.keyframes_only == {keyframes_only}
+
+
 def test_changed_file_is_replaced(library, write_file):
     path = write_file("a.mp4", STREET, BEACH)
     library.add(path)

@@ -18,6 +18,7 @@ import urllib.request
 import wave
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.client import HTTPException
 from typing import Any
 
@@ -81,9 +82,17 @@ class Endpoint(FileVerbs):
         """The length of recording that one request covers."""
         return _SEGMENT_S
 
-    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+    def read(
+        self,
+        path: str,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        keyframes_only: bool = False,
+    ) -> Segment:
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        return decode_segment(path, _PLAN, start_s=start_s, end_s=end_s)
+        plan = replace(_PLAN, keyframes_only=keyframes_only)
+        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL

@@ -19,6 +19,7 @@ both, a modality that speaks against the text counts as one that says nothing.
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,17 @@ class PublicModel(FileVerbs):
         """The length of recording that one embedding should cover."""
         return _SEGMENT_S
 
-    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+    def read(
+        self,
+        path: str,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        keyframes_only: bool = False,
+    ) -> Segment:
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        return decode_segment(path, self._plan, start_s=start_s, end_s=end_s)
+        plan = replace(self._plan, keyframes_only=keyframes_only)
+        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
 
     @torch.inference_mode()
     def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:

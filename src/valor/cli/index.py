@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -25,6 +26,8 @@ class Arguments:
     """Model folder, hub id or VISION+AUDIO; needed for a new library."""
     describer: str | None = None
     """Model folder or endpoint URL#MODEL that captions every new segment."""
+    frames: Literal["all", "keyframes"] = "all"
+    """Which frames of a video may be looked at; keyframes are many times faster to decode."""
     rebuild: bool = False
     """Forget what the library holds, as another model needs."""
     json: Json = False
@@ -44,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
         report = library.add(
             list(arguments.media),
             describer=describer,
+            keyframes_only=arguments.frames == "keyframes",
             progress=lambda now: progress("index", round(now.done_fraction * 1000), 1000),
         )
     for bad in report.bad:

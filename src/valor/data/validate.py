@@ -23,7 +23,8 @@ from av.error import FFmpegError
 from valor.data.manifest import Record, manifest_file, manifest_lines, parse_record
 from valor.errors import ManifestError, MediaError, ValorError
 from valor.media.audio import SILENCE_PEAK
-from valor.media.probe import MediaInfo, open_container, packets, playable_streams, probe
+from valor.media.container import open_container, packets, playable_streams
+from valor.media.probe import MediaInfo, probe
 
 Depth = Literal["presence", "probe", "decode"]
 """How closely media are looked at: that they are there, what they hold, or all of it."""

@@ -4,19 +4,29 @@ Entry point: `decode_waveform`. Sound that starts late, or stops and goes on, ke
 lies between is zeros.
 """
 
-import math
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import FFmpegError, InvalidDataError
 from av.filter import Graph
 from jaxtyping import Float
 
-from valor.media.probe import audio_stream, decoded, open_container, origin_s
+from valor.errors import MediaError
+from valor.media.container import (
+    TIME_LIMIT_S,
+    audio_stream,
+    decoded,
+    go_to,
+    open_container,
+    origin_s,
+    packets,
+    time_limit,
+)
+from valor.media.probe import duration_s
 
 SILENCE_PEAK = 1e-4
 """-80 dBFS: above what lossy codecs make of digital silence, below any microphone's noise."""
@@ -29,6 +39,16 @@ _SEEK_FROM_S = 2.0
 
 _LEAD_IN_S = 1.0
 """Decoded and dropped before the start, so that decoder and resampler have settled."""
+
+MAX_STRETCH_S = 3600.0
+"""More is not decoded at once, so that memory is bounded whatever times a file claims."""
+
+_SAMPLE_RATES_HZ = (100, 10_000_000)
+"""Outside of these a header is broken, and resampling would take gigabytes."""
+
+_PUSHES_PER_PULL = 16
+_PIECE_SAMPLES = 8192
+"""Taking a piece out of the resampler costs more than resampling a frame: few large ones."""
 
 
 class _SeekMissedError(Exception):
@@ -51,20 +71,24 @@ def decode_waveform(
         asked for where the sound ends early, down to empty; NaN and infinite samples count as 0.
 
     Raises:
-        MediaError: If the file cannot be opened or its sound not be decoded.
+        MediaError: If the file cannot be opened, its sound not be decoded, or the stretch is longer
+            than `MAX_STRETCH_S` (`too_long`).
     """
-    with open_container(path) as container:
+    with time_limit(TIME_LIMIT_S), open_container(path, with_pictures=False) as container:
         if audio_stream(container) is None:
             return None
+        end_s = duration_s(container) if end_s is None else end_s
+        if end_s - start_s > MAX_STRETCH_S:
+            detail = f"{end_s - start_s:.0f} s at once exceed {MAX_STRETCH_S:.0f} s; cut them"
+            raise MediaError(str(path), "too_long", detail)
         waveform = _Waveform(sample_rate_hz, start_s, end_s)
         if start_s <= _SEEK_FROM_S:
             return waveform.filled_from(_frames(container))
         try:
             return waveform.filled_from(_frames_near(container, start_s))
         except _SeekMissedError:
-            pass
-    with open_container(path) as fresh:
-        return _Waveform(sample_rate_hz, start_s, end_s).filled_from(_frames(fresh))
+            with open_container(path, with_pictures=False) as fresh:
+                return waveform.filled_from(_frames(fresh))
 
 
 def is_silent(waveform: Float[np.ndarray, " samples"]) -> bool:
@@ -78,7 +102,7 @@ def _frames(container: InputContainer) -> Iterator[tuple[float | None, AudioFram
     if stream is None:
         return
     origin = origin_s(container)
-    for frame in decoded(container, stream):
+    for frame in decoded(packets(container, [stream])):
         yield (None if frame.time is None else frame.time - origin), frame
 
 
@@ -87,7 +111,7 @@ def _frames_near(
 ) -> Iterator[tuple[float | None, AudioFrame]]:
     """The same from shortly before `start_s` on, where the format lets us go there."""
     try:
-        container.seek(int((origin_s(container) + start_s - _LEAD_IN_S) * av.time_base))
+        go_to(container, origin_s(container) + start_s - _LEAD_IN_S)
     except FFmpegError as error:
         raise _SeekMissedError from error
     frames = _frames(container)
@@ -101,22 +125,23 @@ def _frames_near(
 class _Waveform:
     """A stretch of time that decoded frames are resampled into."""
 
-    def __init__(self, sample_rate_hz: int, start_s: float, end_s: float | None) -> None:
+    def __init__(self, sample_rate_hz: int, start_s: float, end_s: float) -> None:
         self._rate = sample_rate_hz
         self._start_s = start_s
-        self._end_s = math.inf if end_s is None else end_s
-        self._chunks: list[tuple[int, np.ndarray]] = []
+        self._end_s = end_s
+        self._samples = np.zeros(max(0, round((end_s - start_s) * sample_rate_hz)), np.float32)
+        self._num_heard = 0
         self._cursor = 0
 
     def filled_from(self, frames: Iterator[tuple[float | None, AudioFrame]]) -> np.ndarray:
-        """Resample the frames, each at its time, and return the stretch."""
+        """Resample frames, each at its time; return the stretch as far as there is sound."""
         resampler, layout, position_s = None, None, 0.0
         for time_s, frame in frames:
             frame_layout = (frame.format.name, frame.layout.name, frame.sample_rate)
             is_gap = time_s is not None and abs(time_s - position_s) > _GAP_S
             if resampler is None or is_gap or frame_layout != layout:
                 self._add(resampler, None)
-                resampler, layout = _resampler(frame, self._rate), frame_layout
+                resampler, layout = _Resampler(frame, self._rate), frame_layout
                 position_s = position_s if time_s is None else time_s
                 self._cursor = round((position_s - self._start_s) * self._rate)
             if position_s >= self._end_s:
@@ -124,53 +149,62 @@ class _Waveform:
             self._add(resampler, frame)
             position_s += frame.samples / frame.sample_rate
         self._add(resampler, None)
-        return self._joined()
+        heard = self._samples[: self._num_heard]
+        np.nan_to_num(heard, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.clip(heard, -1.0, 1.0, out=heard)
 
-    def _add(self, resampler: Graph | None, frame: AudioFrame | None) -> None:
+    def _add(self, resampler: "_Resampler | None", frame: AudioFrame | None) -> None:
         """Resample a frame, or with None what the resampler still holds, and keep what fits."""
-        for samples in () if resampler is None else _resampled(resampler, frame):
-            begin = max(0, -self._cursor)
-            if begin < len(samples):
-                self._chunks.append((self._cursor + begin, samples[begin:]))
+        for samples in () if resampler is None else resampler.resampled(frame):
+            end = min(self._cursor + len(samples), len(self._samples))
+            begin = max(0, self._cursor)
+            if begin < end:
+                self._samples[begin:end] = samples[begin - self._cursor : end - self._cursor]
+                self._num_heard = max(self._num_heard, end)
             self._cursor += len(samples)
 
-    def _joined(self) -> np.ndarray:
-        length = max((at + len(samples) for at, samples in self._chunks), default=0)
-        if self._end_s < math.inf:
-            length = min(length, round((self._end_s - self._start_s) * self._rate))
-        waveform = np.zeros(max(length, 0), dtype=np.float32)
-        for at, samples in self._chunks:
-            room = waveform[at : at + len(samples)]
-            room[:] = samples[: len(room)]
-        np.nan_to_num(waveform, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        return np.clip(waveform, -1.0, 1.0, out=waveform)
 
-
-def _resampler(frame: AudioFrame, sample_rate_hz: int) -> Graph:
-    """A filter graph from frames like this one to mono at the rate.
+class _Resampler:
+    """Mixes frames like the first one to mono at the rate.
 
     `av.AudioResampler` would start a thread per processor for each file.
     """
-    graph = Graph()
-    graph.threads = 1
-    source = graph.add(
-        "abuffer",
-        sample_rate=str(frame.sample_rate),
-        sample_fmt=frame.format.name,
-        channel_layout=frame.layout.name,
-        time_base=f"1/{frame.sample_rate}",
-    )
-    # Floating point output would else be mixed without normalisation: 0.9 in stereo gives 1.27.
-    convert = graph.add("aresample", f"{sample_rate_hz}:rematrix_maxval=1")
-    shape = graph.add("aformat", sample_fmts="flt", channel_layouts="mono")
-    graph.link_nodes(source, convert, shape, graph.add("abuffersink")).configure()
-    return graph
 
+    def __init__(self, first: AudioFrame, sample_rate_hz: int) -> None:
+        low, high = _SAMPLE_RATES_HZ
+        if not low <= first.sample_rate <= high:
+            raise InvalidDataError(errno.EINVAL, f"{first.sample_rate} samples per second")
+        self._graph = graph = Graph()
+        self._num_pushed = 0
+        graph.threads = 1
+        source = graph.add(
+            "abuffer",
+            sample_rate=str(first.sample_rate),
+            sample_fmt=first.format.name,
+            channel_layout=first.layout.name,
+            time_base=f"1/{first.sample_rate}",
+        )
+        steps = [
+            # Floating point would else be mixed without normalisation: 0.9 in stereo gives 1.27.
+            graph.add("aresample", f"{sample_rate_hz}:rematrix_maxval=1"),
+            graph.add("aformat", sample_fmts="flt", channel_layouts="mono"),
+            graph.add("asetnsamples", n=str(_PIECE_SAMPLES), p="0"),
+            graph.add("abuffersink"),
+        ]
+        num_channels = first.layout.nb_channels
+        if first.layout.name == f"{num_channels} channels":  # in places that nobody knows
+            shares = "+".join(f"{1 / num_channels}*c{channel}" for channel in range(num_channels))
+            steps.insert(0, graph.add("pan", f"mono|c0={shares}"))
+        graph.link_nodes(source, *steps).configure()
 
-def _resampled(resampler: Graph, frame: AudioFrame | None) -> Iterator[np.ndarray]:
-    resampler.push(frame)
-    while True:
-        try:
-            yield resampler.pull().to_ndarray()[0]
-        except (BlockingIOError, EOFError):
+    def resampled(self, frame: AudioFrame | None) -> Iterator[np.ndarray]:
+        """Put in a frame, and take out what is ready; None empties the resampler."""
+        self._graph.push(frame)
+        self._num_pushed += 1
+        if frame is not None and self._num_pushed % _PUSHES_PER_PULL:
             return
+        while True:
+            try:
+                yield self._graph.pull().to_ndarray()[0]
+            except (BlockingIOError, EOFError):
+                return

@@ -14,13 +14,15 @@ from jaxtyping import Float
 from valor.config import configclass
 from valor.errors import MediaError
 from valor.media.audio import decode_waveform, is_silent
-from valor.media.probe import (
+from valor.media.container import (
+    TIME_LIMIT_S,
     audio_stream,
-    duration_s,
     is_still_image,
     open_container,
+    time_limit,
     video_stream,
 )
+from valor.media.probe import duration_s
 from valor.media.video import read_frames
 from valor.types import Segment
 
@@ -42,6 +44,10 @@ class DecodePlan:
     """Size of the frames; the longer side follows the picture's shape."""
     sample_rate_hz: int
     """Rate of the waveform."""
+    keyframes_only: bool = False
+    """Take the nearest keyframes, many times faster where they are some seconds apart."""
+    time_limit_s: float = TIME_LIMIT_S
+    """A segment that takes longer is given up as `too_slow`."""
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be decoded with."""
@@ -50,6 +56,8 @@ class DecodePlan:
                 raise ValueError(f"{name} must be at least 1")
         if self.burst_step_s < 0:
             raise ValueError("burst_step_s must not be negative")
+        if self.time_limit_s <= 0:
+            raise ValueError("time_limit_s must be positive")
 
 
 def frame_times(start_s: float, end_s: float, plan: DecodePlan) -> Float[np.ndarray, " frames"]:
@@ -116,11 +124,18 @@ def decode_segment(
         The decoded stretch with the end that it really has.
 
     Raises:
-        MediaError: If the file cannot be opened, the stretch is `outside` of the recording, or
-            neither picture nor sound can be decoded.
+        MediaError: If the file cannot be opened, the stretch is `outside` of the recording or
+            `too_long`, decoding is `too_slow`, or neither picture nor sound can be decoded.
     """
+    with time_limit(plan.time_limit_s):
+        return _decode_segment(path, plan, start_s, end_s)
+
+
+def _decode_segment(
+    path: str | Path, plan: DecodePlan, start_s: float, end_s: float | None
+) -> Segment:
     frames = frame_times_s = waveform = None
-    with open_container(path) as container:
+    with open_container(path, with_pictures=not plan.keyframes_only) as container:
         if is_still_image(container):
             start_s = end_s = 0.0
             times_s = np.zeros(plan.frames_per_burst)
@@ -131,10 +146,13 @@ def decode_segment(
         if video_stream(container) is not None:
             try:
                 frames, frame_times_s = read_frames(
-                    container, times_s, short_side_px=plan.short_side_px
+                    container,
+                    times_s,
+                    short_side_px=plan.short_side_px,
+                    keyframes_only=plan.keyframes_only,
                 )
-            except (MediaError, FFmpegError):
-                if not has_audio:
+            except (MediaError, FFmpegError) as error:
+                if not has_audio or not _is_undecodable(error):
                     raise
     if has_audio:
         waveform = _sound(path, plan, start_s, end_s, is_needed=frames is None)
@@ -148,6 +166,11 @@ def decode_segment(
         sample_rate_hz=plan.sample_rate_hz,
         is_silent=waveform is not None and is_silent(waveform),
     )
+
+
+def _is_undecodable(error: MediaError | FFmpegError) -> bool:
+    """True if a track is as good as absent; too little time is no such reason."""
+    return isinstance(error, FFmpegError) or error.reason == "undecodable"
 
 
 def _clipped_end(path: str, start_s: float, end_s: float | None, length_s: float) -> float:
@@ -166,8 +189,8 @@ def _sound(
         waveform = decode_waveform(
             path, sample_rate_hz=plan.sample_rate_hz, start_s=start_s, end_s=end_s
         )
-    except MediaError:
-        if is_needed:
+    except MediaError as error:
+        if is_needed or not _is_undecodable(error):
             raise
         return None
     if waveform is not None and len(waveform):

@@ -5,31 +5,33 @@ a variable frame rate needs no special care.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
 from valor.errors import MediaError
-from valor.media.probe import (
+from valor.media.container import (
+    TIME_LIMIT_S,
     decoded,
     file_path,
+    flush,
+    go_to,
     open_container,
     origin_s,
-    quarter_turns,
-    stored_size,
+    packets,
+    time_limit,
+    units,
     video_stream,
 )
-
-MAX_ASPECT = 8
-"""A picture longer than this many short sides is squeezed to it, so that its memory is bounded."""
+from valor.media.pictures import Converter
 
 _ROUNDING_S = 1e-6
 """Times that differ by less are the same: k / fps against a timestamp."""
@@ -39,6 +41,9 @@ _REORDER_S = 0.25
 
 _WORTH_A_SEEK_S = 0.5
 """Fewer frames than this are decoded on the way sooner than a decoder restarts."""
+
+_NEAR_S = 0.1
+"""Frames this near to a wanted time are all decoded: two packets may be the fields of one frame."""
 
 _UNINDEXED_GAP_S = 10.0
 """Without an index, only a gap longer than the usual distance of keyframes is worth a seek."""
@@ -53,8 +58,12 @@ The transport stream knows no keyframes: it goes to any packet, and decoding wai
 """
 
 
-class _SeekMissedError(Exception):
-    """After a seek the frame is damaged, or the decoder started too late for it."""
+Way = Callable[[InputContainer, VideoStream, np.ndarray], Iterator[VideoFrame]]
+"""Finds a frame for each of the ascending times, which are the container's."""
+
+
+class _MissedError(Exception):
+    """This way to the frames does not work for the file."""
 
 
 def decode_frames(
@@ -75,7 +84,7 @@ def decode_frames(
     Raises:
         MediaError: If the file cannot be opened, or no picture of it can be decoded.
     """
-    with open_container(path) as container:
+    with time_limit(TIME_LIMIT_S), open_container(path) as container:
         return read_frames(container, times_s, short_side_px=short_side_px)
 
 
@@ -84,70 +93,117 @@ def read_frames(
     times_s: Sequence[float] | np.ndarray,
     *,
     short_side_px: int | None = None,
+    keyframes_only: bool = False,
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, " frames"]]:
-    """Do the same as `decode_frames` with a container that was just opened."""
-    try:
-        return _read_frames(container, times_s, short_side_px=short_side_px, may_seek=True)
-    except _SeekMissedError:
-        with open_container(file_path(container)) as fresh:
-            return _read_frames(fresh, times_s, short_side_px=short_side_px, may_seek=False)
+    """Do the same as `decode_frames` with a container that was just opened.
+
+    Args:
+        container: Whose position is at the start.
+        times_s: As for `decode_frames`.
+        short_side_px: As for `decode_frames`.
+        keyframes_only: True takes the nearest keyframe that is not after the last of the times, and
+            decodes no other frame. A file whose keyframes cannot be read alone is read in full.
+
+    Returns:
+        RGB frames in the order of `times_s`, and the seconds at which each of them appears.
+
+    Raises:
+        MediaError: If no picture can be decoded.
+    """
+    ways: list[Way] = [partial(_displayed, in_full=False), partial(_displayed, in_full=True)]
+    if keyframes_only:
+        ways.insert(0, _keyframes)
+    return _read_frames(container, times_s, short_side_px, ways)
 
 
 def _read_frames(
     container: InputContainer,
     times_s: Sequence[float] | np.ndarray,
-    *,
     short_side_px: int | None,
-    may_seek: bool,
+    ways: Sequence[Way],
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Read in the first of the ways that works."""
     stream = video_stream(container)
     if stream is None:
         raise MediaError(file_path(container), "no-video", "the file has no video track")
     wanted_s = np.asarray(times_s, dtype=np.float64)
     order = np.argsort(wanted_s, kind="stable")
-    converter = _Converter(stream, short_side_px)
+    converter = Converter(stream, short_side_px)
     frames = np.zeros((0, 0, 0, 3), dtype=np.uint8)
     actual_s = np.zeros(len(wanted_s))
     origin = origin_s(container)
-    displayed = _displayed(container, stream, origin + wanted_s[order], may_seek=may_seek)
-    for index, frame in zip(order, displayed, strict=True):
-        picture = converter.convert(frame)
-        if not frames.size:
-            frames = np.empty((len(wanted_s), *picture.shape), dtype=np.uint8)
-        frames[index] = picture
-        actual_s[index] = _time_s(frame) - origin
+    try:
+        found = ways[0](container, stream, origin + wanted_s[order])
+        for index, frame in zip(order, found, strict=True):
+            picture = converter.convert(frame)
+            if not frames.size:
+                frames = np.empty((len(wanted_s), *picture.shape), dtype=np.uint8)
+            frames[index] = picture
+            actual_s[index] = _time_s(frame) - origin
+    except (_MissedError, FFmpegError):
+        if len(ways) == 1:
+            raise
+        with open_container(file_path(container)) as fresh:
+            return _read_frames(fresh, times_s, short_side_px, ways[1:])
     return frames, actual_s
 
 
-def _time_s(frame: VideoFrame) -> float:
-    """When the frame appears, in the container's time; a picture may have no time."""
-    return frame.time or 0.0
+def _time_s(shown: VideoFrame | Packet) -> float:
+    """When it appears, in the container's time; a picture may have no time."""
+    if shown.pts is None or shown.time_base is None:
+        return 0.0
+    return float(shown.pts * shown.time_base)
 
 
 def _displayed(
-    container: InputContainer, stream: VideoStream, times_s: np.ndarray, *, may_seek: bool
+    container: InputContainer, stream: VideoStream, times_s: np.ndarray, *, in_full: bool
 ) -> Iterator[VideoFrame]:
-    """The displayed frame for each of the ascending times, in the container's time."""
-    frames, shown, coming = decoded(container, stream), None, None
+    """The displayed frame for each of the ascending times.
+
+    In full means that all frames are decoded, and damaged ones left out. Otherwise it is a miss if
+    one is damaged, for that may come from what was left out.
+    """
+    if in_full:
+        frames = decoded(packets(container, [stream]))
+    else:
+        frames = decoded(_sparing(container, stream, times_s), skip_damage=False)
+    shown = coming = None
     position_s = origin_s(container)
-    was_sought = is_started = False
     for time_s in times_s:
-        if may_seek and _should_seek(container, stream, position_s=position_s, time_s=time_s):
-            frames, coming = _seek(container, stream, time_s)
-            shown, was_sought, is_started = None, True, True
-        elif not is_started:
-            coming, is_started = next(frames, None), True
-        try:
-            while coming is not None and (shown is None or _time_s(coming) <= time_s + _ROUNDING_S):
-                shown, coming = coming, next(frames, None)
-        except FFmpegError as error:
-            raise _SeekMissedError from error
+        if not in_full and _should_seek(container, stream, position_s=position_s, time_s=time_s):
+            frames = _sought(container, stream, times_s[times_s >= time_s])
+            shown = coming = None
+        if shown is None and coming is None:
+            coming = next(frames, None)
+        while coming is not None and (shown is None or _time_s(coming) <= time_s + _ROUNDING_S):
+            shown, coming = coming, next(frames, None)
         if shown is None:
             raise MediaError(file_path(container), "undecodable", "no picture can be decoded")
-        if was_sought and shown.is_corrupt:
-            raise _SeekMissedError
+        if shown.is_corrupt and not in_full:
+            raise _MissedError
         position_s = _time_s(shown if coming is None else coming)
         yield shown
+
+
+def _sparing(
+    container: InputContainer, stream: VideoStream, times_s: np.ndarray
+) -> Iterator[Packet]:
+    """Packets, before each of which the decoder is told whether the frame may be left out.
+
+    That is so if at every later one of the ascending times another frame is known to be displayed.
+    The decoder leaves a frame out only if no other frame refers to it.
+    """
+    is_timed = container.format.name in _SEEK_LEAD_S
+    known_s = np.full(len(times_s), -math.inf)
+    for packet in packets(container, [stream]):
+        stream.codec_context.skip_frame = "DEFAULT"
+        if is_timed and packet.pts is not None:
+            time_s = _time_s(packet)
+            near, later = np.searchsorted(times_s, (time_s - _NEAR_S, time_s))
+            if near < len(times_s) and known_s[near] > time_s:
+                stream.codec_context.skip_frame = "NONREF"
+            np.maximum(known_s[later:], time_s, out=known_s[later:])
+        yield packet
 
 
 def _should_seek(
@@ -158,67 +214,84 @@ def _should_seek(
         return False
     index = stream.index_entries
     if 0 < stream.frames <= len(index):
-        entry = index.search_timestamp(int((time_s - _REORDER_S) / stream.time_base))
+        entry = index.search_timestamp(units(time_s - _REORDER_S, stream.time_base))
         keyframe_s = float(index[entry].timestamp * stream.time_base) if entry >= 0 else -math.inf
         return keyframe_s > position_s + _WORTH_A_SEEK_S
     return container.format.name in _SEEK_LEAD_S and time_s - position_s > _UNINDEXED_GAP_S
 
 
-def _seek(
-    container: InputContainer, stream: VideoStream, time_s: float
-) -> tuple[Iterator[VideoFrame], VideoFrame]:
-    """Go to a keyframe in time for `time_s`; all frames from there on, and the first of them."""
-    try:
-        lead_s = _SEEK_LEAD_S.get(container.format.name, _REORDER_S)
-        container.seek(int((time_s - lead_s) * av.time_base))
-        frames = decoded(container, stream, skip_damage=False)
-        first = next(frames, None)
-    except FFmpegError as error:
-        raise _SeekMissedError from error
+def _sought(
+    container: InputContainer, stream: VideoStream, times_s: np.ndarray
+) -> Iterator[VideoFrame]:
+    """Frames from a keyframe on that is in time for the first of the times."""
+    _go_before(container, times_s[0])
+    frames = decoded(_sparing(container, stream, times_s), skip_damage=False)
+    first = next(frames, None)
     # A stream that is refreshed bit by bit counts predicted frames as keyframes.
-    if first is None or first.pict_type != PictureType.I or _time_s(first) > time_s + _ROUNDING_S:
-        raise _SeekMissedError
-    return frames, first
+    if first is None or first.pict_type != PictureType.I:
+        raise _MissedError
+    if _time_s(first) > times_s[0] + _ROUNDING_S:
+        raise _MissedError
+    yield first
+    yield from frames
 
 
-class _Converter:
-    """Turns decoded frames into RGB arrays that all have the size of the first one."""
-
-    def __init__(self, stream: VideoStream, short_side_px: int | None) -> None:
-        self._stream = stream
-        self._short_side_px = short_side_px
-        self._reformatter = VideoReformatter()
-        self._size: tuple[int, int] | None = None
-        self._turns = 0
-        self._last: tuple[VideoFrame, np.ndarray] | None = None
-
-    def convert(self, frame: VideoFrame) -> np.ndarray:
-        """Scale, convert and turn a frame; a repeated one costs nothing."""
-        if self._last is None or self._last[0] is not frame:
-            self._last = frame, self._convert(frame)
-        return self._last[1]
-
-    def _convert(self, frame: VideoFrame) -> np.ndarray:
-        if self._size is None:
-            self._size = _scaled(stored_size(frame, self._stream), self._short_side_px)
-            self._turns = quarter_turns(frame)
-        width, height = self._size
-        kernel = Interpolation.AREA if width < frame.width else Interpolation.BICUBIC
-        rgb = self._reformatter.reformat(
-            frame,
-            width,
-            height,
-            format="rgb24",
-            interpolation=kernel | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
-            threads=1,
-        )
-        return np.rot90(rgb.to_ndarray(), self._turns)
+def _go_before(container: InputContainer, time_s: float) -> None:
+    go_to(container, time_s - _SEEK_LEAD_S.get(container.format.name, _REORDER_S))
 
 
-def _scaled(size: tuple[int, int], short_side_px: int | None) -> tuple[int, int]:
-    if short_side_px is None:
-        return size
-    scale = short_side_px / min(size)
-    longest = MAX_ASPECT * short_side_px
-    width, height = (min(longest, max(short_side_px, round(side * scale))) for side in size)
-    return width, height
+def _keyframes(
+    container: InputContainer, stream: VideoStream, times_s: np.ndarray
+) -> Iterator[VideoFrame]:
+    """For each of the ascending times the nearest keyframe, but none after the last time."""
+    was_sought = _should_seek(container, stream, position_s=origin_s(container), time_s=times_s[0])
+    if was_sought:
+        _go_before(container, times_s[0])
+    num_found = 0
+    keyframes = _nearest(_keyframe_packets(container, stream, times_s[-1]))
+    for place, (packet, until_s) in enumerate(keyframes):
+        if was_sought and place == 0 and _time_s(packet) > times_s[0]:
+            raise _MissedError
+        num_near = int(np.searchsorted(times_s, until_s)) - num_found
+        if num_near:
+            yield from [_alone(packet)] * num_near
+            num_found += num_near
+    if not num_found:
+        raise _MissedError
+
+
+def _keyframe_packets(
+    container: InputContainer, stream: VideoStream, last_s: float
+) -> Iterator[Packet]:
+    """Keyframes from the container's position on that appear by `last_s`, or else the next one."""
+    is_any = False
+    for packet in packets(container, [stream]):
+        if packet.pts is None:
+            return
+        is_past = _time_s(packet) > last_s
+        if packet.is_keyframe and not (is_any and is_past):
+            yield packet
+            is_any = True
+        decoding_s = last_s if packet.dts is None else packet.dts * packet.time_base
+        if is_any and is_past and decoding_s > last_s:
+            return
+
+
+def _nearest(keyframes: Iterator[Packet]) -> Iterator[tuple[Packet, float]]:
+    """Each with the time up to which it is the nearest one."""
+    held = None
+    for packet in keyframes:
+        if held is not None:
+            yield held, (_time_s(held) + _time_s(packet)) / 2
+        held = packet
+    if held is not None:
+        yield held, math.inf
+
+
+def _alone(packet: Packet) -> VideoFrame:
+    """Decode a keyframe, and make the decoder ready for another one."""
+    frame = next(decoded([packet, flush(packet.stream)], skip_damage=False), None)
+    packet.stream.codec_context.flush_buffers()
+    if frame is None or frame.is_corrupt or frame.pict_type != PictureType.I:
+        raise _MissedError
+    return frame

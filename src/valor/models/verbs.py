@@ -29,7 +29,14 @@ class FileVerbs(ABC):
         """The length of recording to look at in one go."""
 
     @abstractmethod
-    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
+    def read(
+        self,
+        path: str,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        keyframes_only: bool = False,
+    ) -> Segment:
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
 
     def caption(self, path: str | Path, *, using: Modality = AUDIOVISUAL) -> Caption:

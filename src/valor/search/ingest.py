@@ -96,10 +96,18 @@ def plan(path: str, *, segment_s: float) -> list[tuple[float, float]]:
     return cut(probe(path).duration_s, segment_s=segment_s)
 
 
-def read(model: Embedder | Describer, path: str, *, start_s: float, end_s: float) -> Segment:
+def read(
+    model: Embedder | Describer,
+    path: str,
+    *,
+    start_s: float,
+    end_s: float,
+    keyframes_only: bool = False,
+) -> Segment:
     """Decode one planned segment; raises `MediaError`."""
     # A still image is planned as 0 to 0, which is all of it and no empty stretch.
-    return model.read(path, start_s=start_s, end_s=end_s if end_s > start_s else None)
+    end = end_s if end_s > start_s else None
+    return model.read(path, start_s=start_s, end_s=end, keyframes_only=keyframes_only)
 
 
 class _File:
@@ -146,6 +154,7 @@ class Ingest:
         tables: Where to write.
         embedder: The library's model.
         describer: Captions the segments, if there is one.
+        keyframes_only: True looks at no other frames of a video.
         progress: Called after every batch.
     """
 
@@ -155,11 +164,13 @@ class Ingest:
         embedder: Embedder,
         describer: Describer | None = None,
         *,
+        keyframes_only: bool = False,
         progress: Callable[[Progress], object] | None,
     ) -> None:
         self._tables = tables
         self._embedder = embedder
         self._describer = describer
+        self._keyframes_only = keyframes_only
         self._progress = progress
         self._num_files = 0
         self._added = self._skipped = self._num_segments = 0
@@ -240,10 +251,12 @@ class Ingest:
 
     def _read(self, stretch: _Stretch) -> tuple[Segment, Segment]:
         path, start_s, end_s = stretch.file.row.path, stretch.start_s, stretch.end_s
-        segment = read(self._embedder, path, start_s=start_s, end_s=end_s)
-        if self._describer is None:
-            return segment, segment
-        return segment, read(self._describer, path, start_s=start_s, end_s=end_s)
+        segments = [
+            read(model, path, start_s=start_s, end_s=end_s, keyframes_only=self._keyframes_only)
+            for model in (self._embedder, self._describer)
+            if model is not None
+        ]
+        return segments[0], segments[-1]
 
     def _embed(self, batch: Sequence[_Reading]) -> None:
         stretches: list[_Stretch] = []

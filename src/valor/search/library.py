@@ -126,6 +126,7 @@ class Library:
         paths: Paths,
         *,
         describer: Describer | None = None,
+        keyframes_only: bool = False,
         progress: Callable[[Progress], object] | None = None,
     ) -> AddReport:
         """Index files, and folders with all media below them.
@@ -136,6 +137,8 @@ class Library:
         Args:
             paths: One file or folder, or several.
             describer: Captions every segment, for hits and exports to show.
+            keyframes_only: True looks at the keyframes of videos only, which is many times faster;
+                what is seen may be some seconds off.
             progress: Called after every batch of segments.
 
         Returns:
@@ -147,7 +150,13 @@ class Library:
         """
         with self._writing():
             self._tables.sweep()
-            ingest = Ingest(self._tables, self.embedder, describer, progress=progress)
+            ingest = Ingest(
+                self._tables,
+                self.embedder,
+                describer,
+                keyframes_only=keyframes_only,
+                progress=progress,
+            )
             report = ingest.run(find_files(_listed(paths)), self._tables.files())
             self._tables.sweep()
         return report
