@@ -9,10 +9,11 @@ import transformers as hf
 from tests.tiny import SPECIAL, tiny_batch, tiny_config
 from valor.checkpoints.folder import load_model, save_model
 from valor.config import evolve
+from valor.errors import ModelError
 from valor.models.valor import Valor
 from valor.objectives.base import total
 from valor.processing.processor import Processor, ProcessorConfig
-from valor.processing.tokenizer import Tokenizer
+from valor.processing.tokenizer import TextTokenizer, Tokenizer
 from valor.training.step import ObjectivesConfig, loss_terms
 from valor.types import Modality
 
@@ -74,11 +75,16 @@ def test_the_towers_keep_their_weights(sources):
 
 
 def test_a_model_folder_needs_no_tower(sources, tmp_path):
-    tokenizer = Tokenizer.train(["a bell rings"], vocab_size=60)
+    tokenizer = Tokenizer.train(["a bell rings"], vocab_size=30)
     config = evolve(tiny_config(), {"text.vocab_size": tokenizer.vocab_size})
     model = Valor.from_towers(vision=sources["vision"], text=sources["text"], config=config).eval()
     weights = dict(model.named_parameters())
     processor = Processor(ProcessorConfig(), tokenizer)
+    save_model(tmp_path / "model", model.config, weights, processor, card="x")
+    with pytest.raises(ModelError, match=r"text_tokenizer\.json is missing"):
+        load_model(tmp_path / "model")
+    own = TextTokenizer.from_file(tmp_path / "model" / "tokenizer.json")
+    processor = Processor(ProcessorConfig(), tokenizer, own)
     save_model(tmp_path / "model", model.config, weights, processor, card="x")
     for folder in sources.values():
         shutil.rmtree(folder)

@@ -11,11 +11,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from valor.config import from_dict, to_dict
+from valor.encoders.text import BertConfig
 from valor.errors import ModelError
 from valor.models.valor import Valor, ValorConfig
 from valor.processing.processor import Processor
 
 _WEIGHTS = "model.safetensors"
+_PARTS = (
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "text_tokenizer.json",
+    _WEIGHTS,
+)
+"""Everything that decides an embedding, as far as a model has it."""
 
 
 def save_model(
@@ -75,12 +84,8 @@ def load_model(folder: Path) -> tuple[Valor, Processor, str]:
         raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
     config = from_dict(ValorConfig, values, where=str(path))
     processor = Processor.load(folder)
-    vocab_size = config.decoder_config.vocab_size
-    if processor.config.has_words and processor.tokenizer.vocab_size != vocab_size:
-        raise ModelError(
-            f"{folder}: tokenizer has {processor.tokenizer.vocab_size} tokens, "
-            f"config.json says vocab_size={vocab_size}"
-        )
+    if processor.config.has_words:
+        _check_words(config, processor, folder)
     model = Valor(config)
     _load_weights(model, folder / _WEIGHTS)
     return model.eval(), processor, _fingerprint(folder)
@@ -96,6 +101,20 @@ def _load_weights(model: Valor, path: Path) -> None:
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(weights[name])
+
+
+def _check_words(config: ValorConfig, processor: Processor, folder: Path) -> None:
+    """Raise a `ModelError` unless both tokenizers are those of the model."""
+    sizes = {"decoder": (processor.tokenizer.vocab_size, config.decoder_config.vocab_size)}
+    if not isinstance(config.text, BertConfig):
+        if processor.text_tokenizer is None:
+            raise ModelError(f"{folder}: text_tokenizer.json is missing; the text encoder needs it")
+        sizes["text"] = (processor.text_tokenizer.vocab_size, config.text.vocab_size)
+    for part, (found, wanted) in sizes.items():
+        if found > wanted or (part == "decoder" and found != wanted):
+            raise ModelError(
+                f"{folder}: the tokenizer of {part} has {found} tokens, config.json says {wanted}"
+            )
 
 
 def check_weights(config: ValorConfig, weights: Mapping[str, torch.Tensor], *, where: str) -> None:
@@ -121,7 +140,7 @@ def _compare(
 def _fingerprint(folder: Path) -> str:
     """First 16 hex digits of the SHA-256 of everything that decides an embedding."""
     digest = hashlib.sha256()
-    for name in ("config.json", "preprocessor_config.json", "tokenizer.json", _WEIGHTS):
+    for name in _PARTS:
         if (folder / name).is_file():
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]
