@@ -10,10 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from valor.checkpoints.folder import load_model
+from valor.config import evolve
 from valor.data.world.render import write_mp4
 from valor.data.world.scene import NUM_FRAMES, SAMPLE_RATE_HZ, SIZE_PX
 from valor.errors import MediaError, ModelError
-from valor.inference import load
+from valor.inference import VideoModel, load
+from valor.models.valor import Valor
+from valor.search.library import Library
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
 
 
@@ -133,3 +137,20 @@ def test_a_folder_that_is_no_model_is_one_clear_error(tmp_path, model_folder):
     (broken / "config.json").write_text(json.dumps(values))
     with pytest.raises(ModelError, match="vocab_size"):
         load(broken)
+
+
+def test_vectors_that_a_model_fuses_itself_are_searched_as_they_are(tmp_path, world, model_folder):
+    """A coarse model has one audiovisual vector, which is no row of its vision and audio."""
+    fine, processor, _ = load_model(model_folder)
+    torch.manual_seed(0)
+    config = evolve(fine.config, {"contrast": "coarse"})
+    model = VideoModel(Valor(config).eval(), processor, "coarse")
+    library = Library(tmp_path / "coarse.library", model=model)
+    library.add(world / "media")
+    query = "a red circle moves left while a bell sounds"
+    paths = sorted((world / "media").glob("*.mp4"))
+    media = model.embed_media([model.read(str(path)) for path in paths])
+    scores = (model.embed_text([query]).vectors[:, 0] @ media[AUDIOVISUAL].vectors[:, 0].T)[0]
+    found = {hit.path: hit.score for hit in library.search(query, limit=len(paths))}
+    for path, score in zip(paths, scores.tolist(), strict=True):
+        assert found[str(path)] == pytest.approx(score, abs=2e-3)  # Kept in half precision.

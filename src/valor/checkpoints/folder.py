@@ -105,15 +105,15 @@ def _load_weights(model: Valor, path: Path) -> None:
 
 def _check_words(config: ValorConfig, processor: Processor, folder: Path) -> None:
     """Raise a `ModelError` unless both tokenizers are those of the model."""
-    sizes = {"decoder": (processor.tokenizer.vocab_size, config.decoder_config.vocab_size)}
+    sizes = {"decoder's": (processor.tokenizer.vocab_size, config.decoder_config.vocab_size)}
     if not isinstance(config.text, BertConfig):
         if processor.text_tokenizer is None:
             raise ModelError(f"{folder}: text_tokenizer.json is missing; the text encoder needs it")
-        sizes["text"] = (processor.text_tokenizer.vocab_size, config.text.vocab_size)
+        sizes["text encoder's"] = (processor.text_tokenizer.vocab_size, config.text.vocab_size)
     for part, (found, wanted) in sizes.items():
-        if found > wanted or (part == "decoder" and found != wanted):
+        if found > wanted or (part == "decoder's" and found != wanted):
             raise ModelError(
-                f"{folder}: the tokenizer of {part} has {found} tokens, config.json says {wanted}"
+                f"{folder}: the {part} tokenizer has {found} tokens, vocab_size is {wanted}"
             )
 
 

@@ -101,9 +101,9 @@ def collect(
     if not outputs.records:
         raise ManifestError(f"none of {len(records)} records can be read: {outputs.missing}")
     outputs.media = {
-        modality: _concatenate([part.get(modality) for part in parts], sizes)
-        for modality in AUDIOVISUAL
-        if any(modality in part for part in parts)
+        group: _concatenate([part.get(group) for part in parts], sizes)
+        for group in MEDIA_GROUPS
+        if any(group in part for part in parts)
     }
     return outputs
 
@@ -228,7 +228,7 @@ def retrieval(model: EvaluatedModel, outputs: Outputs) -> dict[str, Any]:
 
 def pairs(outputs: Outputs) -> dict[str, Any]:
     """Retrieval between modalities, without any text."""
-    if len(outputs.media) < 2:
+    if any(single not in outputs.media for single in AUDIOVISUAL):
         return {}
     audio, vision = outputs.media[Modality.AUDIO], outputs.media[Modality.VISION]
     rows = (audio.present & vision.present).nonzero().flatten()

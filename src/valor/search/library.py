@@ -20,7 +20,7 @@ from valor.search.query import Hit, Scan, embed_query, parse_using, rank
 from valor.search.tables import SEGMENT_FIELDS, FileRow, Tables, create_tables
 from valor.types import Describer, Embedder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _INFO_FILE = "library.json"
 _LOCK_FILE = "write.lock"
 _OUR_FILES = {"files.lance", "segments.lance", _LOCK_FILE, f"{_INFO_FILE}.new"}

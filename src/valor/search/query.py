@@ -15,7 +15,7 @@ from valor.errors import MediaError, UsageError
 from valor.models.fusion import join, similarity
 from valor.search.ingest import plan, read
 from valor.search.tables import Tables, embeddings_of
-from valor.types import AUDIOVISUAL, Embedder, Embeddings, Modality
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
 
 CACHE_BYTES = 2 << 30
 """Larger libraries are read from disk again by every query."""
@@ -49,7 +49,8 @@ class Block:
     end_s: list[float]
     captions: list[str | None]
     media: dict[Modality, Embeddings]
-    """In float16; a modality that no segment has is left out."""
+    """In float16, by single modality and by groups that the model fuses itself; what no segment
+    has is left out."""
 
     @property
     def num_bytes(self) -> int:
@@ -78,13 +79,13 @@ class Scan:
         blocks: list[Block] = []
         num_bytes = 0
         for batch in self._tables.segments(with_vectors=True):
-            media = {single: embeddings_of(batch, single) for single in AUDIOVISUAL}
+            media = {group: embeddings_of(batch, group) for group in MEDIA_GROUPS}
             block = Block(
                 paths=batch.column("path").to_pylist(),
                 start_s=batch.column("start_s").to_pylist(),
                 end_s=batch.column("end_s").to_pylist(),
                 captions=batch.column("caption").to_pylist(),
-                media={single: part for single, part in media.items() if part.valid.any()},
+                media={group: part for group, part in media.items() if part.valid.any()},
             )
             yield block
             num_bytes += block.num_bytes
@@ -174,8 +175,8 @@ def _hits(
     block: Block, rows: torch.Tensor, *, scores: torch.Tensor, query: Embeddings, group: Modality
 ) -> list[Hit]:
     alone: dict[Modality, np.ndarray] = {}
-    for single, part in block.media.items():
-        chosen = _in_float32(part, rows)
+    for single in (single for single in AUDIOVISUAL if single in block.media):
+        chosen = _in_float32(block.media[single], rows)
         alone[single] = np.where(chosen.present, similarity(query, chosen)[0], np.nan)
     hits = []
     for index, row in enumerate(rows.tolist()):

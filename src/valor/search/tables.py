@@ -18,7 +18,7 @@ import torch
 
 from valor.errors import DependencyError, LibraryError
 from valor.models.fusion import token_weights
-from valor.types import AUDIOVISUAL, Embeddings, Modality
+from valor.types import MEDIA_GROUPS, Embeddings, Modality
 
 _READ_ROWS = 2048
 _DELETE_PATHS = 1000
@@ -140,7 +140,7 @@ class Tables:
         live = self._live_keys()
         columns = ["key", *SEGMENT_FIELDS]
         if with_vectors:
-            columns += [name for single in AUDIOVISUAL for name in _vector_fields(single)[:2]]
+            columns += [name for group in MEDIA_GROUPS for name in _vector_fields(group)[:2]]
         for batch in self._segments.search().select(columns).to_batches(_READ_ROWS):
             is_live = np.isin(batch.column("key").to_numpy(), live)
             if is_live.any():
@@ -172,7 +172,7 @@ def segment_table(rows: Sequence[dict[str, Any]], media: dict[Modality, Embeddin
     embed_dim = next(iter(media.values())).vectors.shape[2]
     groups = [_NOTHING] * len(rows)
     columns: dict[str, pa.Array] = {}
-    for single in AUDIOVISUAL:
+    for single in MEDIA_GROUPS:
         embeddings = media.get(single) or _no_embeddings(len(rows), embed_dim)
         columns |= zip(_vector_fields(single), _vector_columns(embeddings), strict=True)
         for row in torch.nonzero(embeddings.present)[:, 0].tolist():
@@ -221,7 +221,7 @@ def _connect(folder: Path) -> Any:
 def _segment_schema(embed_dim: int) -> pa.Schema:
     vector = pa.list_(pa.float16(), embed_dim)
     schema = _SEGMENT_SCHEMA
-    for single in AUDIOVISUAL:
+    for single in MEDIA_GROUPS:
         types = (pa.list_(vector), pa.list_(pa.float16()), vector)
         for name, kind in zip(_vector_fields(single), types, strict=True):
             schema = schema.append(pa.field(name, kind))
