@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from valor.config import from_dict, to_dict
 from valor.errors import ModelError
+from valor.models.systems import SystemConfig
 from valor.models.valor import Valor, ValorConfig
 from valor.processing.processor import Processor
 
@@ -20,7 +22,7 @@ _WEIGHTS = "model.safetensors"
 
 def save_model(
     folder: Path,
-    config: ValorConfig,
+    config: SystemConfig,
     weights: Mapping[str, torch.Tensor],
     processor: Processor,
     *,
@@ -53,14 +55,15 @@ def save_model(
     partial.rename(folder)
 
 
-def load_model(folder: Path) -> tuple[Valor, Processor, str]:
+def load_model(folder: Path, *, trust_code: bool = False) -> tuple[Any, Processor, str]:
     """Read a model folder.
 
     Args:
         folder: As written by `save_model`.
+        trust_code: Whether a configuration may name code outside this package, to be imported.
 
     Returns:
-        The model in evaluation mode, its processor, and the fingerprint of configuration,
+        The system in evaluation mode, its processor, and the fingerprint of configuration,
         preprocessing and weights together.
 
     Raises:
@@ -73,20 +76,20 @@ def load_model(folder: Path) -> tuple[Valor, Processor, str]:
         values = json.loads(path.read_text(encoding="utf-8"))["valor"]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
-    config = from_dict(ValorConfig, values, where=str(path))
+    system: Any = SystemConfig
+    config = from_dict(system, values, where=str(path), trust_code=trust_code)
     processor = Processor.load(folder)
-    vocab_size = config.decoder_config.vocab_size
-    if processor.config.has_words and processor.tokenizer.vocab_size != vocab_size:
+    if processor.config.has_words and processor.tokenizer.vocab_size != config.vocab_size:
         raise ModelError(
             f"{folder}: tokenizer has {processor.tokenizer.vocab_size} tokens, "
-            f"config.json says vocab_size={vocab_size}"
+            f"config.json says vocab_size={config.vocab_size}"
         )
-    model = Valor(config)
+    model = config.build()
     _load_weights(model, folder / _WEIGHTS)
     return model.eval(), processor, _fingerprint(folder)
 
 
-def _load_weights(model: Valor, path: Path) -> None:
+def _load_weights(model: torch.nn.Module, path: Path) -> None:
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
