@@ -14,7 +14,7 @@ import torch
 from valor.checkpoints.folder import load_model
 from valor.data.collate import collate_media
 from valor.media.segments import decode_segment
-from valor.models.generation import GenerationConfig, generate
+from valor.models.generation import GenerationConfig
 from valor.models.valor import Valor
 from valor.models.verbs import FileVerbs
 from valor.processing.processor import Processor
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 Model: TypeAlias = "VideoModel | PublicModel | Endpoint"
 
 
-def load(source: str | Path) -> Model:
+def load(source: str | Path, *, trust_code: bool = False) -> Model:
     """Load a model.
 
     Args:
         source: A model folder of ours or its hub id; folder or hub id of a public model, or two of
             them as `VISION+AUDIO`; or an endpoint as `URL#MODEL`.
+        trust_code: Whether a model folder may name code outside this package, to be imported.
 
     Returns:
         The model, ready to use.
@@ -60,7 +61,7 @@ def load(source: str | Path) -> Model:
 
         folder = local_folder(name) if is_ours_on_hub(name) else folder
     if folder.is_dir() and _is_ours(folder):
-        model = VideoModel(*load_model(folder))
+        model = VideoModel(*load_model(folder, trust_code=trust_code))
         model.valor.decoder.pack()
         return model
     from valor.checkpoints.foreign import load_public
@@ -172,9 +173,8 @@ class VideoModel(FileVerbs):
         )
         asked = self.processor.encode_texts([questions[row] for row in rows]) if questions else None
         tokenizer = self.processor.tokenizer
-        generated = generate(
-            self.valor.decoder,
-            self.valor.remember(outputs),
+        generated = self.valor.write(
+            outputs,
             using,
             special=tokenizer.special,
             question=asked,
