@@ -4,7 +4,7 @@ A system's configuration has
 
 * `vocab_size`, the tokens of its tokenizer;
 * `check(processor)`, which raises a `ValueError` if inputs and model do not fit together;
-* `with_vocabulary(size)`, the same for so many words;
+* `with_vocabulary(size)`, the same for so many words, if it learns them from the data;
 * `build()`, the module with fresh weights: its `config` is the configuration, `forward(batch)`
   gives what the objectives need, and `decoder`, if it has one, predicts words.
 
@@ -14,6 +14,7 @@ One from outside the package has the kind `package.module:Class`.
 from typing import Annotated
 
 from valor.config import ByKind, Foreign
+from valor.models.bridge import BridgeConfig
 from valor.models.valor import ValorConfig
 
-SystemConfig = Annotated[ValorConfig | Foreign, ByKind("valor")]
+SystemConfig = Annotated[ValorConfig | BridgeConfig | Foreign, ByKind("valor")]
