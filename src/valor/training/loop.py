@@ -23,6 +23,7 @@ from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError
 from valor.models.valor import ValorConfig
 from valor.processing.processor import Processor, ProcessorConfig
+from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.monitor import Monitor, Report, silent
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.start import FolderConfig, StartConfig, begin
@@ -38,6 +39,7 @@ class TrainConfig:
     model: StartConfig = ValorConfig()
     processor: ProcessorConfig = ProcessorConfig()
     objectives: ObjectivesConfig = ObjectivesConfig()
+    adapt: AdaptConfig = AdaptConfig()
     optim: OptimConfig = OptimConfig()
     batch_size: int = 64
     num_steps: int = 1000
@@ -85,7 +87,8 @@ def run(
     _claim(out, config, records)
     torch.manual_seed(config.seed)
     model, processor = begin(config.model, config.processor, records)
-    model = model.to(_dtype(config.precision))
+    adapt(model, config.adapt)
+    model.to(_dtype(config.precision))
     store = load_store(
         records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
     )
@@ -107,7 +110,8 @@ def run(
             if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
                 save_state(out / "state", optimizer, next_step=step + 1)
     card = _card(config, store)
-    save_model(out / "model", model.config, optimizer.masters, processor, card=card)
+    weights = merged(model, optimizer.masters)
+    save_model(out / "model", model.config, weights, processor, card=card)
     return out / "model"
 
 
