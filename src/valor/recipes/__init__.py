@@ -10,6 +10,8 @@ from valor.training.loop import TrainConfig
 RECIPES = {
     "tiny": "valor.recipes.tiny:tiny",
     "tiny_quick": "valor.recipes.tiny:tiny_quick",
+    "bridge_captions": "valor.recipes.bridge:bridge_captions",
+    "bridge_instructions": "valor.recipes.bridge:bridge_instructions",
 }
 
 

@@ -86,7 +86,7 @@ def merged(model: nn.Module, masters: Mapping[str, Tensor]) -> dict[str, Tensor]
 
     Args:
         model: As `adapt` left it.
-        masters: The exact values of the trained weights.
+        masters: Exact values, of which the model may hold rounded ones.
 
     Returns:
         Every parameter, updates added to what they update.

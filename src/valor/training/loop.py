@@ -88,6 +88,7 @@ def run(
     torch.manual_seed(config.seed)
     model, processor = begin(config.model, config.processor, records)
     adapt(model, config.adapt)
+    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     model.to(_dtype(config.precision))
     store = load_store(
         records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
@@ -110,7 +111,7 @@ def run(
             if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
                 save_state(out / "state", optimizer, next_step=step + 1)
     card = _card(config, store)
-    weights = merged(model, optimizer.masters)
+    weights = merged(model, frozen | optimizer.masters)
     save_model(out / "model", model.config, weights, processor, card=card)
     return out / "model"
 
