@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
+from valor.checkpoints.folder import load_model
 from valor.data.manifest import Question, Record, read_manifest
 from valor.data.world.render import World, render_world
 from valor.encoders.text import Memory
-from valor.inference import DescribingModel, load
+from valor.inference import DescribingModel
 from valor.metrics.answering import exact_match
 from valor.models.bridge import FrameOrder
 from valor.models.generation import GenerationConfig
@@ -42,6 +43,10 @@ def accuracy(asked: Asked, answers: Sequence[str]) -> dict[str, float]:
     for (_, question), answer in zip(asked, answers, strict=True):
         right[kind_of(question)].append(exact_match(answer, question.answers))
     return {kind: statistics.mean(values) for kind, values in right.items()}
+
+
+def describer(folder: Path) -> DescribingModel:
+    return DescribingModel(*load_model(folder))
 
 
 def by_media(model: DescribingModel, records: Sequence[Record], asked: Asked) -> list[str]:
@@ -92,10 +97,10 @@ def measure(
             start = out / "start"
             if not start.exists():
                 assemble(folder / "language", start, parts=parts)
-            model = load(train_bridge(start, train, out, num_steps=steps, seed=seed))
+            model = describer(train_bridge(start, train, out, num_steps=steps, seed=seed))
             found.setdefault(name, []).append(accuracy(asked, by_media(model, test, asked)))
             tell(f"seed {seed} {name:12} {found[name][-1]}")
-    alone = load(folder / "bridge-0" / "start")
+    alone = describer(folder / "bridge-0" / "start")
     for name, reads in (("text_only", False), ("reads_captions", True)):
         found[name] = [accuracy(asked, by_text(alone, asked, reads=reads))]
         tell(f"{name:19} {found[name][-1]}")

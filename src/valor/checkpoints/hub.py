@@ -100,7 +100,7 @@ class ValorHubModel(PreTrainedModel):
             The model in evaluation mode.
         """
         folder = local_folder(pretrained_model_name_or_path, **options)
-        valor, processor, _ = load_model(folder)
+        valor, processor, _ = load_model(folder)  # type: ignore[assignment]
         if not isinstance(valor, Valor):
             raise ModelError(
                 f"{folder}: {valor.config.kind} has no names in transformers; use valor.load"

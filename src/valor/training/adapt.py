@@ -64,7 +64,7 @@ def adapt(model: nn.Module, config: AdaptConfig) -> None:
         if not fitting:
             raise ConfigError(f"adapt.frozen: no weight's name begins with {beginning!r}")
         for parameter in fitting:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
     if config.lora_rank:
         chosen = [
             (name, module)
