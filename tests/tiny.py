@@ -1,11 +1,18 @@
 """Tiny models and batches that tests share."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
+from torch import nn
 
 from valor.config import evolve
 from valor.encoders.audio import AstConfig
 from valor.encoders.text import BertConfig
+from valor.encoders.towers import TowerConfig
 from valor.encoders.vision import VitConfig
+from valor.models.bridge import Bridge, BridgeConfig, QFormerConfig
+from valor.models.language_model import PromptPart
 from valor.models.valor import Valor, ValorConfig
 from valor.recipes.tiny import tiny
 from valor.training.loop import TrainConfig
@@ -107,3 +114,63 @@ def tiny_batch(size: int = 4, seed: int = 0) -> Batch:
             for group in (AUDIOVISUAL, Modality.VISION)
         ],
     )
+
+
+def tiny_language_model(kind: str = "llama", seed: int = 0) -> tuple[TowerConfig, nn.Module]:
+    """A frozen causal language model of a few thousand random weights."""
+    import transformers
+
+    torch.manual_seed(seed)
+    cls, config = {
+        "llama": (
+            transformers.LlamaForCausalLM,
+            transformers.LlamaConfig(
+                hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                vocab_size=VOCAB, max_position_embeddings=128,
+            ),
+        ),
+        "gpt2": (
+            transformers.GPT2LMHeadModel,
+            transformers.GPT2Config(
+                n_embd=24, n_layer=2, n_head=2, n_positions=128, vocab_size=VOCAB
+            ),
+        ),
+        "opt": (
+            transformers.OPTForCausalLM,
+            transformers.OPTConfig(
+                hidden_size=24, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32,
+                vocab_size=VOCAB, word_embed_proj_dim=24, max_position_embeddings=128,
+            ),
+        ),
+    }[kind]  # fmt: skip
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = 0, SPECIAL.start, SPECIAL.end
+    model = cls(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)  # Far from uniform, so that words differ.
+    architecture = {**config.to_dict(), "architectures": [cls.__name__]}
+    return TowerConfig(architecture=architecture, dim=24, frozen=True), model
+
+
+def tiny_bridge(kind: str = "llama", **changes: Any) -> Bridge:
+    """A bridge to such a language model, in evaluation mode."""
+    tower, model = tiny_language_model(kind)
+    valor = tiny_config()
+    config = BridgeConfig(
+        vision=replace(valor.vision, temporal_layers=0),
+        audio=valor.audio,
+        qformer=QFormerConfig(
+            dim=16, num_heads=2, mlp_dim=32, num_vision_queries=3, num_audio_queries=2
+        ),
+        language_model=tower,
+        vocab_size=VOCAB,
+        prompt=(
+            PromptPart(words=(5, 6), slot=Modality.VISION),
+            PromptPart(words=(7,), slot=Modality.AUDIO),
+            PromptPart(words=(8,), slot=Modality.TEXT),
+            PromptPart(words=(9,)),
+        ),
+        caption=(10, 11),
+        **changes,
+    )
+    return Bridge(config, model).eval()

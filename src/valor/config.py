@@ -7,11 +7,12 @@ of the field. Runtime objects (device, rank, tokenizer) never go into a configur
 
 import dataclasses
 import hashlib
+import importlib
 import inspect
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast, dataclass_transform, get_args
 
 from valor.errors import ConfigError, UsageError
 
@@ -30,8 +31,66 @@ def configclass(cls: type[T]) -> type[T]:
     return dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)
 
 
+Foreign: TypeAlias = Any
+"""A configuration class outside the package, among those of a union `ByKind`."""
+_FOREIGN = ":"
+
+
+@dataclasses.dataclass(frozen=True)
+class ByKind:
+    """Marks a union of configurations that their field `kind` tells apart.
+
+    `Annotated[VitConfig | TowerConfig | Foreign, ByKind()]` takes both by their kinds, and any
+    other class whose kind is `package.module:Class`, which is imported. Code is imported only where
+    the reader says that it trusts it.
+    """
+
+    default: str = ""
+    """The kind of values that state none."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Choose the class by kind."""
+        from pydantic_core import core_schema
+
+        choices: dict[str, Any] = {
+            cls.__dataclass_fields__["kind"].default: handler.generate_schema(cls)
+            for cls in get_args(source)
+            if cls is not Any
+        }
+        choices[_FOREIGN] = core_schema.with_info_plain_validator_function(
+            _read_foreign, serialization=core_schema.plain_serializer_function_ser_schema(to_dict)
+        )
+        return core_schema.tagged_union_schema(choices, self._kind)
+
+    def _kind(self, value: Any) -> str:
+        kind = _kind_of(value) or self.default
+        return _FOREIGN if _FOREIGN in kind else kind
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(cast("dict[str, Any]", value).get("kind", ""))
+    return getattr(value, "kind", "")
+
+
+def _read_foreign(value: Any, info: Any) -> Any:
+    """Import the class that a kind names, if that is allowed, and read it strictly."""
+    kind = _kind_of(value)
+    if not info.context:
+        raise ValueError(f"{kind} is code outside this package; trust it with trust_code=True")
+    module, _, name = kind.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{kind} cannot be imported ({error})") from None
+    try:
+        return from_dict(cls, value, where=kind, trust_code=True)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
 @cache
-def _adapter(cls: type) -> Any:
+def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
@@ -47,13 +106,20 @@ def to_json(config: object) -> str:
     return json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
 
 
-def from_dict(cls: type[Config], values: Mapping[str, Any], *, where: str = "config") -> Config:
+def from_dict(
+    cls: type[Config],
+    values: Mapping[str, Any],
+    *,
+    where: str = "config",
+    trust_code: bool = False,
+) -> Config:
     """Read a configuration strictly.
 
     Args:
         cls: The configuration class.
         values: JSON values, as from `json.loads`.
         where: What the values are, for the error message; usually a file name.
+        trust_code: Whether a kind `package.module:Class` may be imported.
 
     Returns:
         The checked configuration.
@@ -64,7 +130,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], *, where: str = "con
     from pydantic import ValidationError
 
     try:
-        return _adapter(cls).validate_json(json.dumps(values, default=_plain))
+        return _adapter(cls).validate_json(json.dumps(values, default=_plain), context=trust_code)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(error, values)}") from None
 
@@ -81,7 +147,7 @@ def _first_problem(error: Any, values: Any) -> str:
     inside: Any = values
     for place, part in enumerate(problem["loc"], start=1):
         known = cast("dict[Any, Any]", inside) if isinstance(inside, dict) else {}
-        if known and part not in known and place < len(problem["loc"]):
+        if part == _FOREIGN or (known and part not in known and place < len(problem["loc"])):
             continue  # The kind that was chosen among several, which is no key.
         inside = known.get(part)
         parts.append(str(part))
@@ -119,7 +185,7 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
             known = ", ".join(place) or "nothing below it"
             raise UsageError(f"unknown key {path!r}; there is {known}")
         place[name] = value
-    return from_dict(type(config), changed, where="config")
+    return from_dict(type(config), changed, where="config", trust_code=True)
 
 
 def fingerprint(config: object) -> str:

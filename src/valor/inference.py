@@ -1,21 +1,23 @@
 """Load any model; ours at work.
 
 `load` gives a model of ours, a public model, or an endpoint: an Embedder, a Describer or both, each
-with the same verbs on files. `VideoModel` is both over our own weights.
+with the same verbs on files. `VideoModel` is both over VALOR's weights, `DescribingModel` a
+Describer over those of any other system that writes.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from valor.checkpoints.folder import load_model
 from valor.data.collate import collate_media
+from valor.errors import ModelError
 from valor.media.segments import decode_segment
-from valor.models.generation import GenerationConfig, generate
+from valor.models.generation import GenerationConfig
 from valor.models.valor import Valor
 from valor.models.verbs import FileVerbs
 from valor.processing.processor import Processor
@@ -34,15 +36,16 @@ if TYPE_CHECKING:
     from valor.checkpoints.endpoint import Endpoint
     from valor.checkpoints.foreign import PublicModel
 
-Model: TypeAlias = "VideoModel | PublicModel | Endpoint"
+Model: TypeAlias = "DescribingModel | PublicModel | Endpoint"
 
 
-def load(source: str | Path) -> Model:
+def load(source: str | Path, *, trust_code: bool = False) -> Model:
     """Load a model.
 
     Args:
         source: A model folder of ours or its hub id; folder or hub id of a public model, or two of
             them as `VISION+AUDIO`; or an endpoint as `URL#MODEL`.
+        trust_code: Whether a model folder may name code outside this package, to be imported.
 
     Returns:
         The model, ready to use.
@@ -61,9 +64,13 @@ def load(source: str | Path) -> Model:
 
         folder = local_folder(name) if is_ours_on_hub(name) else folder
     if folder.is_dir() and _is_ours(folder):
-        model = VideoModel(*load_model(folder))
-        model.valor.decoder.pack()
-        return model
+        system, processor, fingerprint = load_model(folder, trust_code=trust_code)
+        if not isinstance(system, Valor):
+            if not hasattr(system, "write"):
+                raise ModelError(f"{folder}: {system.config.kind} neither embeds nor describes")
+            return DescribingModel(system, processor, fingerprint)
+        system.decoder.pack()
+        return VideoModel(system, processor, fingerprint)
     from valor.checkpoints.foreign import load_public
 
     return load_public(name)
@@ -80,24 +87,19 @@ def _is_ours(folder: Path) -> bool:
     return not isinstance(values, dict) or "valor" in values
 
 
-class VideoModel(FileVerbs):
-    """Captions, answers and embeddings of audible video.
+class DescribingModel(FileVerbs):
+    """Captions and answers about audible video, by any system of ours that writes.
 
     Args:
-        valor: Weights, in evaluation mode.
+        system: Weights, in evaluation mode.
         processor: Their preprocessing.
         fingerprint: Names both.
     """
 
-    def __init__(self, valor: Valor, processor: Processor, fingerprint: str) -> None:
-        self.valor = valor
+    def __init__(self, system: Any, processor: Processor, fingerprint: str) -> None:
+        self.system = system
         self.processor = processor
         self.fingerprint = fingerprint
-
-    @property
-    def groups(self) -> Sequence[Modality]:
-        """The groups of media that can be embedded."""
-        return MEDIA_GROUPS
 
     @property
     def segment_s(self) -> float:
@@ -115,21 +117,6 @@ class VideoModel(FileVerbs):
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
         plan = replace(self.processor.plan, keyframes_only=keyframes_only)
         return decode_segment(path, plan, start_s=start_s, end_s=end_s)
-
-    def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
-        """Embed segments; keys are single modalities, rows follow the segments."""
-        return self.embed_samples([self.processor.prepare(segment) for segment in segments])
-
-    @torch.inference_mode()
-    def embed_samples(self, samples: Sequence[Sample]) -> dict[Modality, Embeddings]:
-        """Embed prepared samples; what `embed_media` does after preparation."""
-        outputs = self.valor.encode_media(collate_media(samples, self.processor))
-        return self.valor.embed_media(outputs)
-
-    @torch.inference_mode()
-    def embed_text(self, texts: Sequence[str]) -> Embeddings:
-        """Embed texts, word by word."""
-        return self.valor.encode_text(self.processor.encode_aligned_texts(texts))
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL
@@ -179,9 +166,8 @@ class VideoModel(FileVerbs):
         batch = collate_media([seen[row] for row in rows], self.processor)
         asked = self.processor.encode_texts([questions[row] for row in rows]) if questions else None
         tokenizer = self.processor.tokenizer
-        generated = generate(
-            self.valor.decoder,
-            self.valor.remember(self.valor.encode_media(batch)),
+        generated = self.system.write(
+            self.system.encode_media(batch),
             using,
             special=tokenizer.special,
             question=asked,
@@ -194,6 +180,40 @@ class VideoModel(FileVerbs):
         for row, text, sure in zip(rows, texts, confidence.tolist(), strict=True):
             written[row] = (text, seen[row].available, sure)
         return written
+
+
+class VideoModel(DescribingModel):
+    """VALOR: captions, answers and embeddings.
+
+    Args:
+        valor: Weights, in evaluation mode.
+        processor: Their preprocessing.
+        fingerprint: Names both.
+    """
+
+    def __init__(self, valor: Valor, processor: Processor, fingerprint: str) -> None:
+        super().__init__(valor, processor, fingerprint)
+        self.valor = valor
+
+    @property
+    def groups(self) -> Sequence[Modality]:
+        """The groups of media that can be embedded."""
+        return MEDIA_GROUPS
+
+    def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
+        """Embed segments; keys are single modalities, rows follow the segments."""
+        return self.embed_samples([self.processor.prepare(segment) for segment in segments])
+
+    @torch.inference_mode()
+    def embed_samples(self, samples: Sequence[Sample]) -> dict[Modality, Embeddings]:
+        """Embed prepared samples; what `embed_media` does after preparation."""
+        outputs = self.valor.encode_media(collate_media(samples, self.processor))
+        return self.valor.embed_media(outputs)
+
+    @torch.inference_mode()
+    def embed_text(self, texts: Sequence[str]) -> Embeddings:
+        """Embed texts, word by word."""
+        return self.valor.encode_text(self.processor.encode_aligned_texts(texts))
 
 
 def _restrict(sample: Sample, using: Modality) -> Sample:

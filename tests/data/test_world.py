@@ -16,6 +16,7 @@ from valor.data.world.questions import questions
 from valor.data.world.render import World, render_world
 from valor.data.world.scene import (
     COLOURS,
+    SAMPLE_RATE_HZ,
     SHAPES,
     TIMBRES,
     draw_scene,
@@ -112,7 +113,7 @@ def test_pools_have_twins_and_oracles_between_the_stated_bounds(seed):
         assert truths[first]["timbre"] != truths[first + 1]["timbre"]
 
 
-@pytest.mark.parametrize("level", ["duet", "full"])
+@pytest.mark.parametrize("level", ["duet", "full", "relay"])
 def test_reading_a_caption_gives_back_what_it_states(level):
     rng = np.random.default_rng(0)
     num = 0
@@ -203,3 +204,28 @@ def test_truth_tells_events_and_belongs_to_the_manifest(tmp_path):
     for row, record in zip(truth, records, strict=True):
         assert [c["text"] for c in row["captions"]] == [c.text for c in record.captions]
         assert row["events"][0]["beats_s"]
+
+
+def test_in_a_relay_each_actor_is_seen_and_heard_in_its_own_half():
+    rng = np.random.default_rng(0)
+    for scene in scenes(10, level="relay"):
+        first, second = draw(scene).instances.reshape(2, -1)
+        assert set(np.unique(first)) == {0, 1}
+        assert set(np.unique(second)) == {0, 2}
+        half = SAMPLE_RATE_HZ * 2
+        one, two = (stems(scene)[f"actor {index}"] for index in (0, 1))
+        assert not one[half + SAMPLE_RATE_HZ // 4 :].any()
+        assert not two[:half].any()
+        answers = {q.text: q.answer for q in questions(scene, rng) if q.type == "order"}
+        main = scene.actors[0]
+        assert set(answers.values()) == {main.colour, main.voice.timbre}
+        assert all(
+            (" first the " in text) and answer in text.split() for text, answer in answers.items()
+        )
+
+
+def test_the_order_in_a_relay_cannot_be_told_from_the_question():
+    rng = np.random.default_rng(0)
+    asked = [q for s in scenes(300, level="relay") for q in questions(s, rng) if q.type == "order"]
+    named_first = [q.text.split(" first the ")[1].startswith(q.answer) for q in asked]
+    assert 0.4 < np.mean(named_first) < 0.6

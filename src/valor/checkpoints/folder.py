@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from valor.config import from_dict, to_dict
 from valor.encoders.text import BertConfig
 from valor.errors import ModelError
+from valor.models.systems import SystemConfig
 from valor.models.valor import Valor, ValorConfig
 from valor.processing.processor import Processor
 
@@ -29,7 +31,7 @@ _PARTS = (
 
 def save_model(
     folder: Path,
-    config: ValorConfig,
+    config: SystemConfig,
     weights: Mapping[str, torch.Tensor],
     processor: Processor,
     *,
@@ -62,14 +64,15 @@ def save_model(
     partial.rename(folder)
 
 
-def load_model(folder: Path) -> tuple[Valor, Processor, str]:
+def load_model(folder: Path, *, trust_code: bool = False) -> tuple[Any, Processor, str]:
     """Read a model folder.
 
     Args:
         folder: As written by `save_model`.
+        trust_code: Whether a configuration may name code outside this package, to be imported.
 
     Returns:
-        The model in evaluation mode, its processor, and the fingerprint of configuration,
+        The system in evaluation mode, its processor, and the fingerprint of configuration,
         preprocessing and weights together.
 
     Raises:
@@ -82,16 +85,17 @@ def load_model(folder: Path) -> tuple[Valor, Processor, str]:
         values = json.loads(path.read_text(encoding="utf-8"))["valor"]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
-    config = from_dict(ValorConfig, values, where=str(path))
+    system: Any = SystemConfig
+    config = from_dict(system, values, where=str(path), trust_code=trust_code)
     processor = Processor.load(folder)
     if processor.config.has_words:
         _check_words(config, processor, folder)
-    model = Valor(config)
+    model = config.build()
     _load_weights(model, folder / _WEIGHTS)
     return model.eval(), processor, _fingerprint(folder)
 
 
-def _load_weights(model: Valor, path: Path) -> None:
+def _load_weights(model: torch.nn.Module, path: Path) -> None:
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -103,10 +107,10 @@ def _load_weights(model: Valor, path: Path) -> None:
             parameter.copy_(weights[name])
 
 
-def _check_words(config: ValorConfig, processor: Processor, folder: Path) -> None:
+def _check_words(config: SystemConfig, processor: Processor, folder: Path) -> None:
     """Raise a `ModelError` unless both tokenizers are those of the model."""
-    sizes = {"decoder's": (processor.tokenizer.vocab_size, config.decoder_config.vocab_size)}
-    if not isinstance(config.text, BertConfig):
+    sizes = {"decoder's": (processor.tokenizer.vocab_size, config.vocab_size)}
+    if isinstance(config, ValorConfig) and not isinstance(config.text, BertConfig):
         if processor.text_tokenizer is None:
             raise ModelError(f"{folder}: text_tokenizer.json is missing; the text encoder needs it")
         sizes["text encoder's"] = (processor.text_tokenizer.vocab_size, config.text.vocab_size)

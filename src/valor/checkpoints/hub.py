@@ -101,6 +101,10 @@ class ValorHubModel(PreTrainedModel):
         """
         folder = local_folder(pretrained_model_name_or_path, **options)
         valor, processor, _ = load_model(folder)  # type: ignore[assignment]
+        if not isinstance(valor, Valor):
+            raise ModelError(
+                f"{folder}: {valor.config.kind} has no names in transformers; use valor.load"
+            )
         model = cls(ValorHubConfig.from_pretrained(folder), processor)
         model.valor = valor
         dtype = options.get("dtype")

@@ -19,7 +19,8 @@ from valor.encoders.text import BertConfig
 from valor.encoders.towers import TowerConfig
 from valor.encoders.video_swin import VideoSwinConfig
 from valor.encoders.vision import VitConfig
-from valor.models.valor import AudioConfig, TextConfig, ValorConfig, VisionConfig
+from valor.models.encoding import AudioConfig, VisionConfig
+from valor.models.valor import TextConfig, ValorConfig
 
 
 @dataclass(frozen=True, slots=True)

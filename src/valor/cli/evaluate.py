@@ -23,6 +23,10 @@ class Arguments:
     """Folder for report.json and report.html."""
     split: str = "test"
     """Which records are used."""
+    metric: tuple[str, ...] = ()
+    """More metrics: package.module:function of your own, from `evaluation.run.Outputs`."""
+    trust_code: bool = False
+    """Import the code outside this package that a model folder names."""
     json: Json = False
     """The report on stdout."""
 
@@ -32,12 +36,19 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, verb="evaluate")
     from valor.evaluation.report import summary_table
     from valor.inference import load
+    from valor.recipes import find_function
     from valor.recipes.demo import evaluate_into
 
-    model = load(arguments.model)
+    metrics = {name: find_function(name) for name in arguments.metric}
+    model = load(arguments.model, trust_code=arguments.trust_code)
     with StageProgress() as progress:
         report = evaluate_into(
-            arguments.out, model, arguments.data, split=arguments.split, report=progress
+            arguments.out,
+            model,
+            arguments.data,
+            split=arguments.split,
+            metrics=metrics,
+            report=progress,
         )
     print(json.dumps(report) if arguments.json else summary_table(report))
     return 0

@@ -25,8 +25,9 @@ class Arguments:
     """Test videos: held-out combinations, with near-duplicates."""
     seed: int = 0
     """Equal seeds give equal bytes."""
-    level: Literal["duet", "full"] = "duet"
-    """duet: one sounding actor and at most one other; full: up to three actors in turn."""
+    level: Literal["duet", "full", "relay"] = "duet"
+    """duet: one sounding actor and at most one other; full: up to three actors that sound in turn;
+    relay: two actors that are seen and heard in turn."""
     workers: int | None = None
     """Processes; all processors by default."""
     json: Json = False

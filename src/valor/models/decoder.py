@@ -7,6 +7,9 @@ keys and values.
 Source: VALOR 3.2 and 3.4; upstream `model/pretrain.py`.
 """
 
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -52,6 +55,37 @@ class MemoryProjection(nn.Module):
         place = self.position[:positions].repeat_interleave(per_position, dim=0)
         features = self.norm(self.projection(encoded.tokens.features)) + place + self.modality
         return Tokens(features=features, valid=encoded.tokens.valid)
+
+
+@dataclass(slots=True, kw_only=True)
+class Remembered:
+    """What a system that describes returns of a batch."""
+
+    memory: Memory | None
+    """What the decoder looks at; None if the batch has nothing to describe."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What objectives ask of the part of a system that predicts words."""
+
+    def caption_prompt(self, num_rows: int) -> TextBatch:
+        """What stands before captions."""
+        ...
+
+    def question_prompt(self, questions: TextBatch) -> TextBatch:
+        """What stands before answers."""
+        ...
+
+    def read(
+        self, prompt: TextBatch, texts: TextBatch, memory: Memory, group: Modality
+    ) -> Float[Tensor, "rows length dim"]:
+        """Hidden vectors of texts behind a prompt."""
+        ...
+
+    def word_logits(self, hidden: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows vocab"]:
+        """Score every word."""
+        ...
 
 
 @configclass

@@ -13,35 +13,52 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool, Float
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from valor.config import configclass
-from valor.encoders.audio import AstConfig, AudioTransformer
+from valor.config import ByKind, Foreign, configclass, evolve
+from valor.encoders.audio import AstConfig
 from valor.encoders.clip_text import ClipTextConfig, ClipTextTransformer, last_token
 from valor.encoders.text import BertConfig, Memory, TextTransformer, with_prompt
 from valor.encoders.towers import AudioTower, TextTower, TowerConfig, VisionTower, read_tower
-from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
-from valor.encoders.vision import VisionTransformer, VitConfig
-from valor.models.decoder import Decoder, MemoryProjection, PromptConfig
+from valor.encoders.vision import VitConfig
+from valor.models.decoder import Decoder, MemoryProjection, PromptConfig, Remembered
+from valor.models.encoding import (
+    AudioConfig,
+    VisionConfig,
+    audio_encoder,
+    check_media,
+    encode_present,
+    initialise,
+    vision_encoder,
+)
 from valor.models.fusion import AlignmentHead, CoarseFusion
-from valor.types import AUDIOVISUAL, Batch, Embeddings, EncoderOutput, Modality, TextBatch, Tokens
+from valor.models.generation import Generated, GenerationConfig, generate
+from valor.processing.processor import ProcessorConfig
+from valor.types import (
+    AUDIOVISUAL,
+    Batch,
+    Embeddings,
+    EncoderOutput,
+    Modality,
+    SpecialIds,
+    TextBatch,
+    Tokens,
+)
 
 _MAX_LOG_SCALE = math.log(100.0)
 _LOOK_GAIN = 2.0
 """An average over all media tokens is small; without this the decoder learns to ignore it first."""
 
 
-VisionConfig = Annotated[VitConfig | VideoSwinConfig | TowerConfig, Field(discriminator="kind")]
-AudioConfig = Annotated[AstConfig | TowerConfig, Field(discriminator="kind")]
-TextConfig = Annotated[BertConfig | ClipTextConfig | TowerConfig, Field(discriminator="kind")]
+TextConfig = Annotated[BertConfig | ClipTextConfig | TowerConfig | Foreign, ByKind()]
 
 
 @configclass
 class ValorConfig:
     """The whole model."""
 
+    kind: Literal["valor"] = "valor"
     vision: VisionConfig = VitConfig()
     audio: AudioConfig = AstConfig()
     text: TextConfig = BertConfig()
@@ -78,17 +95,40 @@ class ValorConfig:
         """Of the decoder's text transformer, shared or not."""
         return self.decoder or self.text  # type: ignore[return-value]
 
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the decoder reads and writes."""
+        return self.decoder_config.vocab_size
+
+    def check(self, processor: ProcessorConfig) -> None:
+        """Raise a `ValueError` unless the model takes what the processor gives."""
+        check_media(self.vision, self.audio, processor)
+        positions = max(processor.frames.num_bursts, processor.spectrogram.num_windows)
+        if positions > self.max_positions:
+            raise ValueError(f"more bursts or windows than max_positions={self.max_positions}")
+        if 2 * processor.max_text_length + 1 > self.text.max_length:
+            raise ValueError(
+                f"a question and its answer, 2 x max_text_length={processor.max_text_length}, "
+                f"exceed model.text.max_length={self.text.max_length}"
+            )
+
+    def with_vocabulary(self, size: int) -> "ValorConfig":
+        """The same for so many words."""
+        return evolve(self, {"text.vocab_size": size})
+
+    def build(self) -> "Valor":
+        """A model with fresh weights."""
+        return Valor(self)
+
 
 @dataclass(slots=True, kw_only=True)
-class Encoded:
+class Encoded(Remembered):
     """What `Valor.forward` returns: everything that objectives need."""
 
     media: dict[Modality, Embeddings]
     """Per-frame and per-window vectors in the shared space, by single modality."""
     aligned_texts: dict[Modality, Embeddings]
     """Per-word vectors of `Batch.aligned_texts`."""
-    memory: Memory | None
-    """What the decoder looks at; None if the batch has nothing to describe."""
     log_scale: Float[Tensor, ""]
     """Natural log of 1 / temperature."""
 
@@ -105,12 +145,8 @@ class Valor(nn.Module):
         super().__init__()
         self.config = config
         towers = towers or {}
-        self.vision = _vision_encoder(config.vision, towers.get("vision"))
-        self.audio = (
-            AudioTower(config.audio, towers.get("audio"))
-            if isinstance(config.audio, TowerConfig)
-            else AudioTransformer(config.audio)
-        )
+        self.vision = vision_encoder(config.vision, towers.get("vision"))
+        self.audio = audio_encoder(config.audio, towers.get("audio"))
         self.text = (
             None if config.decoder is None else _text_encoder(config.text, towers.get("text"))
         )
@@ -140,10 +176,10 @@ class Valor(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         for part in (self.vision, self.audio, self.heads, self.memory_projections):
             if not isinstance(part, VisionTower | AudioTower):
-                part.apply(_initialise)
+                part.apply(initialise)
         for layer in self.decoder.text.bert_layers:
             for cross in layer.cross_attentions.values():
-                cross.apply(_initialise)
+                cross.apply(initialise)
                 nn.init.xavier_uniform_(cross.attention.output.weight, gain=_LOOK_GAIN)
 
     @classmethod
@@ -211,9 +247,9 @@ class Valor(nn.Module):
         """Run the vision and audio encoders on the rows that have the modality."""
         outputs = {}
         if batch.pixels is not None and batch.frame_valid is not None:
-            outputs[Modality.VISION] = _encode_present(self.vision, batch.pixels, batch.frame_valid)
+            outputs[Modality.VISION] = encode_present(self.vision, batch.pixels, batch.frame_valid)
         if batch.spectrograms is not None and batch.window_valid is not None:
-            outputs[Modality.AUDIO] = _encode_present(
+            outputs[Modality.AUDIO] = encode_present(
                 self.audio, batch.spectrograms, batch.window_valid
             )
         return outputs
@@ -232,6 +268,21 @@ class Valor(nn.Module):
         """Prepare all media tokens for the decoder."""
         return self.decoder.text.remember(
             {m: self.memory_projections[m.label](output) for m, output in outputs.items()}
+        )
+
+    def write(
+        self,
+        outputs: dict[Modality, EncoderOutput],
+        group: Modality,
+        *,
+        special: SpecialIds,
+        question: TextBatch | None = None,
+        config: GenerationConfig,
+    ) -> Generated:
+        """Generate a text per row about its media; arguments as of `generate`."""
+        memory = self.remember(outputs)
+        return generate(
+            self.decoder, memory, group, special=special, question=question, config=config
         )
 
     def encode_text(self, texts: TextBatch) -> Embeddings:
@@ -256,20 +307,15 @@ class Valor(nn.Module):
         return features[:, 0]
 
 
-def _vision_encoder(config: VisionConfig, tower: nn.Module | None) -> nn.Module:
-    if isinstance(config, TowerConfig):
-        return VisionTower(config, tower)
-    if isinstance(config, VideoSwinConfig):
-        return VideoSwinTransformer(config)
-    return VisionTransformer(config)
-
-
 def _text_encoder(config: TextConfig, tower: nn.Module | None) -> nn.Module:
-    if isinstance(config, TowerConfig):
-        return TextTower(config, tower)
-    if isinstance(config, ClipTextConfig):
-        return ClipTextTransformer(config)
-    return TextTransformer(config)
+    match config:
+        case TowerConfig():
+            return TextTower(config, tower)
+        case ClipTextConfig():
+            return ClipTextTransformer(config)
+        case BertConfig():
+            return TextTransformer(config)
+    return config.build()
 
 
 def _mean(tokens: Tokens) -> Tokens:
@@ -278,31 +324,3 @@ def _mean(tokens: Tokens) -> Tokens:
     total = tokens.features.masked_fill(~valid, 0.0).sum(dim=1, keepdim=True)
     mean = total / valid.sum(dim=1, keepdim=True).clamp(min=1)
     return Tokens(features=mean, valid=tokens.valid.any(dim=1, keepdim=True))
-
-
-def _initialise(module: nn.Module) -> None:
-    """Keep the size of signals: He for the convolutions of a stem, Xavier for linear layers."""
-    if isinstance(module, nn.Conv2d | nn.Conv3d):
-        nn.init.kaiming_normal_(module.weight)
-    elif isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-
-
-def _encode_present(
-    encoder: nn.Module,
-    inputs: Float[Tensor, "batch positions *sizes"],
-    valid: Bool[Tensor, "batch positions"],
-) -> EncoderOutput:
-    """Encode the rows that have the modality and put them back in their places."""
-    rows = valid.any(dim=1)
-    if bool(rows.all()):
-        return encoder(inputs, valid)
-    output = encoder(inputs[rows], valid[rows])
-
-    def spread(tokens: Tokens) -> Tokens:
-        full = tokens.features.new_zeros(len(rows), *tokens.features.shape[1:])
-        full_valid = tokens.valid.new_zeros(len(rows), tokens.valid.shape[1])
-        full_valid[rows] = tokens.valid
-        return Tokens(features=full.index_put((rows,), tokens.features), valid=full_valid)
-
-    return EncoderOutput(tokens=spread(output.tokens), summary=spread(output.summary))

@@ -6,8 +6,7 @@ Source: VALOR 4.1 (downstream QA); upstream masks answer words with probability 
 import torch
 
 from valor.config import configclass
-from valor.models.decoder import Decoder
-from valor.models.valor import Encoded
+from valor.models.decoder import Predictor, Remembered
 from valor.objectives.base import LossTerm
 from valor.objectives.captioning import predict_words
 from valor.types import Batch, SpecialIds
@@ -23,9 +22,9 @@ class AnsweringConfig:
 
 
 def answer(
-    encoded: Encoded,
+    encoded: Remembered,
     batch: Batch,
-    decoder: Decoder,
+    decoder: Predictor,
     config: AnsweringConfig,
     special: SpecialIds,
 ) -> dict[str, LossTerm]:
@@ -34,7 +33,7 @@ def answer(
     Args:
         encoded: With the decoder's memory.
         batch: With `questions`; a row counts if it has a question and any of the group's media.
-        decoder: Shared with the text encoder.
+        decoder: Predicts words.
         config: Weight and masking.
         special: The tokenizer's special ids.
 

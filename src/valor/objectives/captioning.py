@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from valor.config import configclass
 from valor.encoders.text import Memory
-from valor.models.decoder import Decoder
-from valor.models.valor import Encoded
+from valor.models.decoder import Decoder, Predictor, Remembered
 from valor.objectives.base import LossTerm
 from valor.types import MEDIA_GROUPS, Batch, Modality, SpecialIds, TextBatch
 
@@ -39,9 +38,9 @@ class CaptioningConfig:
 
 
 def caption(
-    encoded: Encoded,
+    encoded: Remembered,
     batch: Batch,
-    decoder: Decoder,
+    decoder: Predictor,
     config: CaptioningConfig,
     special: SpecialIds,
 ) -> dict[str, LossTerm]:
@@ -50,7 +49,7 @@ def caption(
     Args:
         encoded: With the decoder's memory.
         batch: With `caption_texts`; a row counts for a group if it has text and all its media.
-        decoder: Shared with the text encoder.
+        decoder: Predicts words.
         config: Groups, weight and masking.
         special: The tokenizer's special ids.
 
@@ -87,7 +86,7 @@ class PredictedWords:
     """True where there is a word to predict."""
 
     def loss(
-        self, decoder: Decoder, scored: Bool[Tensor, "rows length"], label_smoothing: float = 0.0
+        self, decoder: Predictor, scored: Bool[Tensor, "rows length"], label_smoothing: float = 0.0
     ) -> Float[Tensor, ""]:
         """Mean cross-entropy of the words at some positions, in nats."""
         logits = decoder.word_logits(self.hidden[scored])
@@ -95,7 +94,7 @@ class PredictedWords:
 
 
 def predict_words(
-    decoder: Decoder,
+    decoder: Predictor,
     prompt: TextBatch,
     texts: TextBatch,
     memory: Memory,
@@ -118,20 +117,19 @@ def predict_words(
     Returns:
         What was predicted from what.
     """
-    if decoder.causal or fraction is None:
-        hidden = (
-            decoder.read(prompt, texts, memory, group)
-            if decoder.causal
-            else decoder.read_fully_masked(prompt, texts, memory, group, mask_id=special.mask)
-        )
-        return PredictedWords(
-            hidden=hidden[:, :-1], token_ids=texts.token_ids[:, 1:], scored=texts.valid[:, 1:]
-        )
-    chosen = choose_words(texts.valid, fraction)
-    corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
-    masked = TextBatch(token_ids=corrupted, valid=texts.valid)
-    hidden = decoder.read(prompt, masked, memory, group)
-    return PredictedWords(hidden=hidden, token_ids=texts.token_ids, scored=chosen)
+    if not isinstance(decoder, Decoder) or decoder.causal:
+        hidden = decoder.read(prompt, texts, memory, group)
+    elif fraction is None:
+        hidden = decoder.read_fully_masked(prompt, texts, memory, group, mask_id=special.mask)
+    else:
+        chosen = choose_words(texts.valid, fraction)
+        corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
+        masked = TextBatch(token_ids=corrupted, valid=texts.valid)
+        hidden = decoder.read(prompt, masked, memory, group)
+        return PredictedWords(hidden=hidden, token_ids=texts.token_ids, scored=chosen)
+    return PredictedWords(
+        hidden=hidden[:, :-1], token_ids=texts.token_ids[:, 1:], scored=texts.valid[:, 1:]
+    )
 
 
 def smoothed_cross_entropy(

@@ -93,20 +93,9 @@ class TextTokenizer:
     @classmethod
     def from_hub(cls: type[AnyTokenizer], source: str | Path) -> AnyTokenizer:
         """Read the tokenizer of a transformers model by hub id or folder, or raise `ModelError`."""
-        from transformers import AutoTokenizer
-
-        try:
-            found: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            tokenizer = HubTokenizer.from_str(found.backend_tokenizer.to_str())
-        except (OSError, ValueError, ImportError, AttributeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ModelError(
-                f"{source}: no tokenizer can be loaded ({reason}); give a folder with a "
-                "tokenizer.json, or a hub id that is downloaded or can be reached"
-            ) from None
-        tokenizer.no_truncation()
-        if found.pad_token_id is not None:
-            tokenizer.enable_padding(pad_id=found.pad_token_id, pad_token=found.pad_token)
+        tokenizer, own = _read_from_hub(source)
+        if own.pad_token_id is not None:
+            tokenizer.enable_padding(pad_id=own.pad_token_id, pad_token=own.pad_token)
         return cls(tokenizer)
 
     def _ids(self, text: str, max_length: int) -> list[int]:
@@ -119,25 +108,58 @@ class TextTokenizer:
 
 
 class Tokenizer(TextTokenizer):
-    """A BERT-like tokenizer: `[CLS] words [SEP]`, padded with `[PAD]`; for decoders as well.
+    """What a decoder reads and writes: `[CLS] words [SEP]`, padded with `[PAD]`, as BERT does it.
 
     Args:
-        tokenizer: With BERT's five special tokens.
+        tokenizer: With BERT's five special tokens, or one that states its padding and puts special
+            tokens of its own around texts, as those of `for_language_model` do.
 
     Raises:
         ModelError: If a special token is missing.
     """
 
     def __init__(self, tokenizer: HubTokenizer) -> None:
+        super().__init__(tokenizer)
         ids = {token: tokenizer.token_to_id(token) for token in _SPECIAL}
         missing = [token for token, index in ids.items() if index is None]
-        if missing:
-            raise ModelError(
-                f"tokenizer.json lacks {', '.join(missing)}; a BERT-like one is needed"
-            )
-        super().__init__(tokenizer)
         pad, _, start, end, mask = (index or 0 for index in ids.values())
+        if missing:
+            around = tokenizer.encode("")
+            if not tokenizer.padding or len(around.ids) != 2 or 0 in around.special_tokens_mask:
+                raise ModelError(
+                    f"tokenizer.json lacks {', '.join(missing)}; a BERT-like one is needed, or one "
+                    "of a language model that starts, ends and pads texts"
+                )
+            (start, end), pad, mask = around.ids, self._pad, -1
         self.special = SpecialIds(pad=pad, start=start, end=end, mask=mask)
+
+    @classmethod
+    def for_language_model(cls, source: str | Path) -> "Tokenizer":
+        """Read a causal language model's tokenizer and let it start and end texts.
+
+        A model without a token for the start or for padding uses that of the end; there is no
+        [MASK], whose id is -1.
+
+        Args:
+            source: Hub id or folder of the model.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ModelError: If it cannot be read or has no token for the end.
+        """
+        tokenizer, own = _read_from_hub(source)
+        end = own.eos_token
+        if end is None:
+            raise ModelError(f"{source}: the tokenizer has no token that ends a text")
+        start, pad = own.bos_token or end, own.pad_token or end
+        tokenizer.enable_padding(pad_id=tokenizer.token_to_id(pad), pad_token=pad)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A {end}",
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in {start, end}],
+        )
+        return cls(tokenizer)
 
     def decode(self, token_ids: Tensor) -> list[str]:
         """Turn rows of ids back into texts, without special tokens."""
@@ -190,6 +212,23 @@ class Tokenizer(TextTokenizer):
         words = sorted((word for word in counts if len(word) > 1), key=lambda w: (-counts[w], w))
         pieces += words[: max(0, vocab_size - len(pieces))]
         return cls(_word_pieces(pieces, normalizer))
+
+
+def _read_from_hub(source: str | Path) -> tuple[HubTokenizer, Any]:
+    """The tokenizer of a transformers model, untruncated, and the library's view of it."""
+    from transformers import AutoTokenizer
+
+    try:
+        own: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = HubTokenizer.from_str(own.backend_tokenizer.to_str())
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"{source}: no tokenizer can be loaded ({reason}); give a folder with a "
+            "tokenizer.json, or a hub id that is downloaded or can be reached"
+        ) from None
+    tokenizer.no_truncation()
+    return tokenizer, own
 
 
 def _word_pieces(pieces: Sequence[str], normalizer: normalizers.Normalizer) -> HubTokenizer:

@@ -1,11 +1,18 @@
 """Complete runs as functions that return a `TrainConfig`."""
 
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 from valor.errors import UsageError
 from valor.training.loop import TrainConfig
 
-RECIPES = ("tiny", "tiny_quick")
+RECIPES = {
+    "tiny": "valor.recipes.tiny:tiny",
+    "tiny_quick": "valor.recipes.tiny:tiny_quick",
+    "bridge_captions": "valor.recipes.bridge:bridge_captions",
+    "bridge_instructions": "valor.recipes.bridge:bridge_instructions",
+}
 
 
 def find_recipe(name: str) -> TrainConfig:
@@ -20,18 +27,33 @@ def find_recipe(name: str) -> TrainConfig:
     Raises:
         UsageError: If there is no such recipe.
     """
-    module, _, function = name.partition(":")
-    if not function:
-        if name not in RECIPES:
-            known = ", ".join(RECIPES)
-            raise UsageError(
-                f"unknown recipe {name!r}; there is {known}, or package.module:function"
-            )
-        module, function = "valor.recipes.tiny", name
+    if ":" not in name and name not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise UsageError(f"unknown recipe {name!r}; there is {known}, or package.module:function")
+    function = find_function(RECIPES.get(name, name))
     try:
-        config = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        config = function()
+    except (ValueError, TypeError) as error:
         raise UsageError(f"no recipe {name!r}: {error}") from None
     if not isinstance(config, TrainConfig):
         raise UsageError(f"no recipe {name!r}: it returns {type(config).__name__}")
     return config
+
+
+def find_function(name: str) -> Callable[..., Any]:
+    """Import a function that is written `package.module:function`.
+
+    Args:
+        name: As on the command line.
+
+    Returns:
+        The function.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"no function {name!r}: {error}") from None

@@ -7,7 +7,7 @@ where it stopped. Examples are drawn by the seed, never chosen.
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -87,7 +87,13 @@ def demo(
 
 
 def evaluate_into(
-    out: Path, model: EvaluatedModel, data: Path, *, split: str, report: Report = silent
+    out: Path,
+    model: EvaluatedModel,
+    data: Path,
+    *,
+    split: str,
+    metrics: Mapping[str, Callable[[Outputs], Any]] | None = None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Evaluate a model on a manifest and write `report.json` and `report.html`.
 
@@ -96,6 +102,7 @@ def evaluate_into(
         model: What to evaluate.
         data: Manifest, or folder of a rendered world.
         split: Which records are used.
+        metrics: More of them by name, computed from everything that the model said.
         report: Told about progress.
 
     Returns:
@@ -104,6 +111,8 @@ def evaluate_into(
     records = read_manifest(data, split=split)
     outputs = collect(model, records, progress=lambda *done: report("evaluate", *done))
     figures = measure(model, records, outputs, data if data.is_dir() else data.parent)
+    if metrics:
+        figures["metrics"] = {name: metric(outputs) for name, metric in metrics.items()}
     figures["protocol"] = protocol(seed=0, seconds={})
     _write(out, figures, _examples(model, outputs, np.random.default_rng(0)), [])
     return figures

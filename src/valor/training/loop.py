@@ -15,17 +15,18 @@ from typing import Literal
 import torch
 
 from valor.checkpoints.folder import save_model
-from valor.config import configclass, evolve, fingerprint, from_dict, to_json
+from valor.config import configclass, fingerprint, from_dict, to_json
 from valor.data.collate import collate_training
 from valor.data.manifest import Record
 from valor.data.mixture import step_rng, step_rows
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError
-from valor.models.valor import Valor, ValorConfig
+from valor.models.valor import ValorConfig
 from valor.processing.processor import Processor, ProcessorConfig
-from valor.processing.tokenizer import Tokenizer
+from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.monitor import Monitor, Report, silent
 from valor.training.optim import OptimConfig, Optimizer
+from valor.training.start import FolderConfig, StartConfig, begin
 from valor.training.state import load_state, save_state
 from valor.training.step import ObjectivesConfig, backward
 from valor.types import Batch
@@ -35,9 +36,10 @@ from valor.types import Batch
 class TrainConfig:
     """A complete run."""
 
-    model: ValorConfig = ValorConfig()
+    model: StartConfig = ValorConfig()
     processor: ProcessorConfig = ProcessorConfig()
     objectives: ObjectivesConfig = ObjectivesConfig()
+    adapt: AdaptConfig = AdaptConfig()
     optim: OptimConfig = OptimConfig()
     batch_size: int = 64
     num_steps: int = 1000
@@ -51,29 +53,8 @@ class TrainConfig:
         """Reject sizes that do not fit together."""
         if min(self.batch_size, self.num_steps, self.save_every) < 1:
             raise ValueError("batch_size, num_steps and save_every must be at least 1")
-        frames, vision = self.processor.frames, self.model.vision
-        if frames.image_px != vision.image_px:
-            raise ValueError(
-                f"processor.frames.image_px={frames.image_px} "
-                f"but model.vision.image_px={vision.image_px}"
-            )
-        sound, audio = self.processor.spectrogram, self.model.audio
-        if (sound.num_mels, sound.hops_per_window) != (audio.num_mels, audio.hops_per_window):
-            raise ValueError(
-                f"processor.spectrogram gives {sound.num_mels} mels x {sound.hops_per_window} hops "
-                f"but model.audio takes {audio.num_mels} x {audio.hops_per_window}"
-            )
-        if max(frames.num_bursts, sound.num_windows) > self.model.max_positions:
-            raise ValueError(
-                f"more bursts or windows than max_positions={self.model.max_positions}"
-            )
-        if 2 * self.processor.max_text_length + 1 > self.model.text.max_length:
-            raise ValueError(
-                f"a question and its answer, 2 x max_text_length={self.processor.max_text_length}, "
-                f"exceed model.text.max_length={self.model.text.max_length}"
-            )
-        if frames.frames_per_burst % vision.frames_per_patch:
-            raise ValueError("processor.frames.frames_per_burst is no multiple of a patch's frames")
+        if not isinstance(self.model, FolderConfig):
+            self.model.check(self.processor)
 
 
 def run(
@@ -104,15 +85,16 @@ def run(
         raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config, records)
-    processor = _processor(config, records)
-    model_config = evolve(config.model, {"text.vocab_size": processor.tokenizer.vocab_size})
+    torch.manual_seed(config.seed)
+    model, processor = begin(config.model, config.processor, records)
+    adapt(model, config.adapt)
+    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+    model.to(_dtype(config.precision))
     store = load_store(
         records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
     )
     if not len(store):
         raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
-    torch.manual_seed(config.seed)
-    model = Valor(model_config).to(_dtype(config.precision))
     optimizer = Optimizer(model, config.optim, config.num_steps)
     start = load_state(out / "state", optimizer)
     special = processor.tokenizer.special
@@ -129,7 +111,8 @@ def run(
             if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
                 save_state(out / "state", optimizer, next_step=step + 1)
     card = _card(config, store)
-    save_model(out / "model", model_config, optimizer.masters, processor, card=card)
+    weights = merged(model, frozen | optimizer.masters)
+    save_model(out / "model", model.config, weights, processor, card=card)
     return out / "model"
 
 
@@ -138,7 +121,9 @@ def _claim(out: Path, config: TrainConfig, records: Sequence[Record]) -> None:
     path, data = out / "config.json", out / "data.sha256"
     digest = hashlib.sha256(repr(records).encode()).hexdigest() + "\n"
     if path.is_file():
-        found = from_dict(TrainConfig, json.loads(path.read_text("utf-8")), where=str(path))
+        found = from_dict(
+            TrainConfig, json.loads(path.read_text("utf-8")), where=str(path), trust_code=True
+        )
         if found != config:
             raise ConfigError(
                 f"{out} holds run {fingerprint(found)}, not {fingerprint(config)}; "
@@ -149,16 +134,6 @@ def _claim(out: Path, config: TrainConfig, records: Sequence[Record]) -> None:
     else:
         data.write_text(digest, encoding="utf-8")
         path.write_text(to_json(config), encoding="utf-8")
-
-
-def _processor(config: TrainConfig, records: Sequence[Record]) -> Processor:
-    """Learn the vocabulary from the training texts; the same records give the same one."""
-    texts = {caption.text for record in records for caption in record.captions}
-    for record in records:
-        for question in record.questions:
-            texts |= {question.text, *question.answers}
-    tokenizer = Tokenizer.train(texts, vocab_size=config.model.text.vocab_size)
-    return Processor(config.processor, tokenizer)
 
 
 def _dtype(precision: str) -> torch.dtype:

@@ -37,7 +37,7 @@ class Optimizer:
     masters and rounds them into the model after each step. A float32 model is its own master.
 
     Args:
-        model: Its parameters are trained.
+        model: Its parameters are trained, but for those that need no gradient.
         config: Rates and bounds.
         num_steps: Length of the run, for the schedule.
     """
@@ -48,6 +48,7 @@ class Optimizer:
         self.masters = {
             name: p if p.dtype == torch.float32 else p.detach().float()
             for name, p in model.named_parameters()
+            if p.requires_grad
         }
         decayed = [p for p in self.masters.values() if p.dim() > 1]
         others = [p for p in self.masters.values() if p.dim() <= 1]
@@ -97,4 +98,5 @@ class Optimizer:
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         for name, parameter in self.model.named_parameters():
-            yield self.masters[name], parameter
+            if name in self.masters:
+                yield self.masters[name], parameter

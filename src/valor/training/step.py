@@ -1,10 +1,11 @@
 """One training step: encode, compute the loss terms, go backward."""
 
+from typing import Any
+
 from valor.config import configclass
-from valor.models.valor import Valor
 from valor.objectives.alignment import AlignmentConfig, align
 from valor.objectives.answering import AnsweringConfig, answer
-from valor.objectives.base import LossTerm, total
+from valor.objectives.base import LossTerm, OtherObjective, total
 from valor.objectives.captioning import CaptioningConfig, caption
 from valor.types import Batch, SpecialIds
 
@@ -16,10 +17,12 @@ class ObjectivesConfig:
     alignment: AlignmentConfig | None = AlignmentConfig()
     captioning: CaptioningConfig | None = CaptioningConfig()
     answering: AnsweringConfig | None = None
+    others: tuple[OtherObjective, ...] = ()
+    """Of other systems, and from outside the package."""
 
 
 def loss_terms(
-    model: Valor, batch: Batch, config: ObjectivesConfig, special: SpecialIds
+    model: Any, batch: Batch, config: ObjectivesConfig, special: SpecialIds
 ) -> dict[str, LossTerm]:
     """Compute every term that the batch has rows for."""
     encoded = model(batch)
@@ -30,11 +33,13 @@ def loss_terms(
         terms |= caption(encoded, batch, model.decoder, config.captioning, special)
     if config.answering:
         terms |= answer(encoded, batch, model.decoder, config.answering, special)
+    for objective in config.others:
+        terms |= objective.terms(encoded, batch, getattr(model, "decoder", None), special)
     return terms
 
 
 def backward(
-    model: Valor, batch: Batch, config: ObjectivesConfig, special: SpecialIds
+    model: Any, batch: Batch, config: ObjectivesConfig, special: SpecialIds
 ) -> dict[str, float]:
     """Accumulate gradients of the whole loss.
 

@@ -18,6 +18,7 @@ from valor.data.world.scene import (
     Scene,
     beats,
     path,
+    shown,
 )
 
 _SWELL = 0.25
@@ -34,7 +35,8 @@ class Picture:
     instances: np.ndarray
     """uint8 `[frames, height, width]`: 0 is background, else 1 + the actor's index."""
     boxes: dict[int, np.ndarray]
-    """float32 `[frames, 4]` by actor index: left, top, right, bottom in pixels."""
+    """float32 `[frames, 4]` by actor index: left, top, right, bottom in pixels; zeros in frames
+    that do not show it."""
 
 
 def draw(scene: Scene) -> Picture:
@@ -46,7 +48,8 @@ def draw(scene: Scene) -> Picture:
     for index in reversed(range(len(scene.actors))):
         actor = scene.actors[index]
         if actor.on_screen:
-            boxes[index] = _draw_actor(canvas, instances, actor, 1 + index)
+            seen = shown(scene, actor)
+            boxes[index] = _draw_actor(canvas, instances, actor, 1 + index, seen)
     return Picture(frames=canvas.round().astype(np.uint8), instances=instances, boxes=boxes)
 
 
@@ -60,7 +63,9 @@ def pulse(actor: Actor) -> np.ndarray:
     return fading.max(axis=1, initial=0.0)
 
 
-def _draw_actor(canvas: np.ndarray, instances: np.ndarray, actor: Actor, label: int) -> np.ndarray:
+def _draw_actor(
+    canvas: np.ndarray, instances: np.ndarray, actor: Actor, label: int, seen: np.ndarray
+) -> np.ndarray:
     beat = pulse(actor)
     centre = path(actor)
     radius = actor.radius_px * (1 + _SWELL * beat)
@@ -73,7 +78,8 @@ def _draw_actor(canvas: np.ndarray, instances: np.ndarray, actor: Actor, label: 
     cover = np.clip(0.5 - distance, 0, 1)
     colour = np.array(COLOURS[actor.colour], np.float32)
     bright = colour + (255 - colour) * (_BRIGHTEN * beat[:, None]).astype(np.float32)
-    for frame, (left, top) in enumerate(corner):
+    for frame in seen.nonzero()[0]:
+        left, top = corner[frame]
         rows = slice(max(top, 0), min(top + len(grid), SIZE_PX))
         columns = slice(max(left, 0), min(left + len(grid), SIZE_PX))
         part = cover[
@@ -83,7 +89,7 @@ def _draw_actor(canvas: np.ndarray, instances: np.ndarray, actor: Actor, label: 
         target += part[..., None] * (bright[frame] - target)
         instances[frame, rows, columns][part >= 0.5] = label
     extent = np.concatenate([centre - radius[:, None], centre + radius[:, None]], axis=1)
-    return np.clip(extent, 0, SIZE_PX).astype(np.float32)
+    return np.where(seen[:, None], np.clip(extent, 0, SIZE_PX), 0.0).astype(np.float32)
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:

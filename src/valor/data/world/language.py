@@ -102,7 +102,7 @@ def parse_caption(text: str) -> Slots:
         before = words[place - 1] if place else ""
         if word in SHAPES:
             earlier = words[max(0, place - 5) : place]
-            prefix = "companion_" if "beside" in earlier or "near" in earlier else ""
+            prefix = "companion_" if {"beside", "near", "then"} & set(earlier) else ""
             if f"{prefix}shape" not in slots:
                 slots[f"{prefix}shape"] = word
                 if before in COLOURS:
@@ -139,7 +139,11 @@ def captions(scene: Scene, rng: np.random.Generator, *, per_kind: int) -> list[W
         template = {"vision": _seen, "audio": _heard, "audiovisual": _both}[about]
         texts: list[str] = []
         for _ in range(4 * per_kind):
-            text = template(slots, rng)
+            text = (
+                _in_turn(scene, about, slots, rng)
+                if scene.level == "relay"
+                else template(slots, rng)
+            )
             if text not in texts and len(texts) < per_kind:
                 texts.append(text)
         result += [WorldCaption(text=t, about=about, style="plain", slots=slots) for t in texts]
@@ -155,6 +159,21 @@ def _seen(slots: Slots, rng: np.random.Generator) -> str:
     if companion and rng.random() < 0.5:
         return f"{companion} {main}"
     return f"{main} {companion}".strip()
+
+
+def _in_turn(scene: Scene, about: str, slots: Slots, rng: np.random.Generator) -> str:
+    """What is seen, heard or both of two actors, one after the other."""
+    other = scene.sounding[1].voice
+    first, second = [f"{slots.get('pitch')} {slots.get('timbre')}"], [other.timbre if other else ""]
+    if "rhythm" in slots:
+        first.append(_say(rng, _RHYTHM_PHRASES[slots["rhythm"]]))
+    if about != "audio":
+        motion = _say(rng, _MOTION_PHRASES[slots["motion"]])
+        first[:0] = [f"{slots['colour']} {slots['shape']} {motion}", "like a"]
+        second[:0] = [f"{slots['companion_colour']} {slots['companion_shape']}", "like a"]
+    if about == "vision":
+        first, second = first[:1], second[:1]
+    return f"first a {' '.join(first)} then a {' '.join(second)}"
 
 
 def _companion(slots: Slots, rng: np.random.Generator, adjective: str) -> str:

@@ -55,13 +55,16 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[WorldQuestion]:
         rng: Draws types and wordings.
 
     Returns:
-        The questions; level `full` adds one on the number of actors and one on the order of sounds.
+        The questions. Instead of one that needs both, level `full` has one on the number of actors
+        and one on the order of sounds; level `relay` one on the order of each modality.
     """
     asked = [_vision(scene, rng), _audio(scene, rng)]
     if scene.level == "duet":
         asked.append(_both(scene, rng))
-    else:
+    elif scene.level == "full":
         asked += [_count(scene), *_order(scene)]
+    else:
+        asked += [_seen_first(scene), *_order(scene)]
     return list({question.text: question for question in asked}.values())
 
 
@@ -93,6 +96,7 @@ def _audio(scene: Scene, rng: np.random.Generator) -> WorldQuestion:
     # The beats of a visible source can be seen as its pulses.
     seen = 1.0 if kind == "rhythm" and slots["source"] != "offscreen" else 1 / len(options)
     prior = {"vision": seen, "audio": 1.0}
+    text += " at first" if scene.level == "relay" else ""
     return WorldQuestion(text=text, answer=slots[kind], needs="audio", type=kind, prior=prior)
 
 
@@ -147,6 +151,17 @@ def _count(scene: Scene) -> WorldQuestion:
         needs="vision",
         type="count",
         prior={"vision": 1.0, "audio": 1 / 3},
+    )
+
+
+def _seen_first(scene: Scene) -> WorldQuestion:
+    first, second = (actor.colour for actor in scene.visible)
+    return WorldQuestion(
+        text=f"what is seen first the {min(first, second)} or the {max(first, second)} one",
+        answer=first,
+        needs="vision",
+        type="order",
+        prior={"vision": 1.0, "audio": 0.5},
     )
 
 

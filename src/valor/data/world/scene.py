@@ -36,7 +36,8 @@ NUM_FRAMES = int(DURATION_S * FPS)
 NUM_CLASSES = 3
 """Modulus of the rule for held-out combinations."""
 
-Level = Literal["duet", "full"]
+Level = Literal["duet", "full", "relay"]
+"""In `relay`, two actors are each seen and heard in a half of its own, the main one first."""
 Split = Literal["train", "val", "test"]
 
 
@@ -107,6 +108,16 @@ class Scene:
     def visible(self) -> list[Actor]:
         """Actors on the screen, the main one first."""
         return [actor for actor in self.actors if actor.on_screen]
+
+
+def shown(scene: Scene, actor: Actor) -> np.ndarray:
+    """True for the frames in which an actor can be seen."""
+    if not actor.on_screen:
+        return np.zeros(NUM_FRAMES, bool)
+    if scene.level != "relay" or actor.voice is None:
+        return np.ones(NUM_FRAMES, bool)
+    times_s = np.arange(NUM_FRAMES) / FPS
+    return (actor.voice.start_s <= times_s) & (times_s < actor.voice.end_s)
 
 
 def beats(voice: Voice) -> np.ndarray:
@@ -216,6 +227,8 @@ def _draw_visual(rng: np.random.Generator, level: Level, layout: str | None = No
     """Draw everything that is seen; nobody has a voice yet."""
     if level == "full":
         layout = f"{int(rng.integers(1, 4))} actors"
+    elif level == "relay":
+        layout = "relay"
     layout = layout or _pick(rng, list(LAYOUTS), list(LAYOUTS.values()))
     main = _draw_actor(rng, SHAPES, tuple(COLOURS), MOTIONS)
     background = Background(
@@ -237,7 +250,7 @@ def _others(rng: np.random.Generator, main: Actor, scene: Scene) -> list[Actor]:
         return [replace(_draw_actor(rng, SHAPES, tuple(COLOURS), MOTIONS), on_screen=False)]
     num = (
         1
-        if scene.layout == "companion"
+        if scene.layout in ("companion", "relay")
         else int(scene.layout[0]) - 1
         if "actors" in scene.layout
         else 0
@@ -259,7 +272,7 @@ def _others(rng: np.random.Generator, main: Actor, scene: Scene) -> list[Actor]:
                 radius_px=float(rng.uniform(12, 14)),
                 centre_px=(float(x), float(y)),
                 reach_px=10.0,
-                on_screen=scene.level == "duet" or bool(rng.random() < 0.8),
+                on_screen=scene.level != "full" or bool(rng.random() < 0.8),
             )
         )
     return others
@@ -319,8 +332,10 @@ def _give_voices(
             replace(a, voice=voice if i == source else None) for i, a in enumerate(scene.actors)
         ]
         return replace(scene, actors=tuple(actors))
-    order = rng.permutation(len(scene.actors))
-    num = int(rng.integers(1, len(order) + 1))
+    order, num = np.arange(2), 2
+    if scene.level == "full":
+        order = rng.permutation(len(scene.actors))
+        num = int(rng.integers(1, len(order) + 1))
     others = [t for t in TIMBRES if t != timbre]
     voices = [voice, *(_other_voice(rng, t) for t in rng.permutation(others)[: num - 1])]
     slot_s = DURATION_S / num

@@ -1,0 +1,130 @@
+"""Laws of the two-stage recipe and of the model folder that it leaves."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedTokenizerFast as OwnTokenizer
+
+from valor.checkpoints.folder import load_model
+from valor.cli.main import main
+from valor.config import ConfigError, evolve
+from valor.data.manifest import read_manifest
+from valor.errors import ModelError
+from valor.evaluation.run import evaluate
+from valor.inference import load
+from valor.processing.tokenizer import Tokenizer
+from valor.recipes.bridge import BridgeParts, assemble, bridge_captions, train_bridge
+from valor.training.loop import run
+from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
+
+PARTS = evolve(
+    BridgeParts(),
+    {
+        **{f"{part}.num_layers": 1 for part in ("vision", "audio", "qformer")},
+        **{"qformer.num_vision_queries": 2, "qformer.num_audio_queries": 2},
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def language_model(world, tmp_path_factory):
+    """A folder as `save_pretrained` writes it, with random weights and the world's words."""
+    texts = [c.text for r in read_manifest(world) for c in r.captions]
+    texts += [t for r in read_manifest(world) for q in r.questions for t in (q.text, *q.answers)]
+    words = Tokenizer.train([*texts, "video sound describe answer"])
+    folder = tmp_path_factory.mktemp("hub") / "small"
+    names = {"pad": "[PAD]", "unk": "[UNK]", "bos": "[CLS]", "eos": "[SEP]"}
+    own = OwnTokenizer(
+        tokenizer_object=words._tokenizer, **{f"{k}_token": v for k, v in names.items()}
+    )
+    own.save_pretrained(folder)
+    config = LlamaConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        vocab_size=words.vocab_size + 7, max_position_embeddings=160,
+        pad_token_id=own.pad_token_id, bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(world, language_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bridge")
+    start = assemble(language_model, folder / "start", parts=PARTS)
+    records = read_manifest(world, split="train")
+    return start, train_bridge(start, records, folder, num_steps=(2, 2))
+
+
+def test_both_stages_train_and_the_language_model_is_the_one_that_came(trained, language_model):
+    model = trained[1]
+    before, after = (load_file(folder / "model.safetensors") for folder in trained)
+    assert before.keys() == after.keys()
+    for name, weight in after.items():
+        assert torch.equal(weight, before[name]) is name.startswith("decoder."), name
+    own = dict(AutoModelForCausalLM.from_pretrained(language_model).named_parameters())
+    prefix = "decoder.tower.model."
+    for name, weight in own.items():
+        assert torch.equal(after[prefix + name], weight), name
+    captions = (model.parents[1] / "captions/metrics.jsonl").read_text().splitlines()
+    assert "answer/audiovisual" not in json.loads(captions[0])
+    answers = (model.parents[1] / "answers/metrics.jsonl").read_text().splitlines()
+    assert {"answer/audiovisual", "caption/audiovisual"} <= json.loads(answers[0]).keys()
+
+
+def test_a_loaded_bridge_describes_and_does_not_embed(trained, world, capsys):
+    model = load(trained[1])
+    assert isinstance(model, Describer)
+    assert not isinstance(model, Embedder)
+    video = next((world / "media").glob("test-*.mp4"))
+    assert model.caption(video).modalities_used == AUDIOVISUAL
+    assert model.ask(video, "what is heard", using=Modality.AUDIO).modalities_used == Modality.AUDIO
+    with pytest.raises(ModelError, match="does not embed"):
+        model.embed(video)
+    assert main(["caption", str(trained[1]), str(video), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["modalities_used"] == "audiovisual"
+    assert main(["ask", str(trained[1]), str(video), "what is heard"]) == 0
+    report = evaluate(model, read_manifest(world, split="test")[:2])
+    assert report["retrieval"] == {}
+    assert report["answering"]["audiovisual"]["num"] > 0
+
+
+def test_the_folder_is_read_as_strictly_as_any_other(trained, tmp_path):
+    system, processor, fingerprint = load_model(trained[1])
+    assert system.config.kind == "bridge"
+    assert processor.tokenizer.vocab_size == system.config.vocab_size
+    assert load_model(trained[1])[2] == fingerprint != load_model(trained[0])[2]
+    values = json.loads((trained[1] / "config.json").read_text())
+    values["valor"]["qformer"]["num_layer"] = 3
+    copied = tmp_path / "copy"
+    copied.mkdir()
+    for path in trained[1].iterdir():
+        (copied / path.name).write_bytes(path.read_bytes())
+    (copied / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=r"qformer\.num_layer: unknown key"):
+        load_model(copied)
+
+
+def test_low_rank_updates_are_merged_into_the_folder(trained, world, tmp_path):
+    records = read_manifest(world, split="train")
+    changes = {"model.path": str(trained[0]), "num_steps": 1, "adapt.lora_rank": 2}
+    model = run(evolve(bridge_captions(), changes), records, tmp_path / "run")
+    before, after = (load_file(folder / "model.safetensors") for folder in (trained[0], model))
+    assert before.keys() == after.keys()
+    changed = {n for n in before if n.startswith("decoder.") and not before[n].equal(after[n])}
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}
+
+
+def test_preprocessing_that_does_not_fit_the_folders_model_is_refused(trained, world, tmp_path):
+    changes = {"model.path": str(trained[0]), "processor.frames.image_px": 64}
+    with pytest.raises(ConfigError, match="image_px=64"):
+        run(evolve(bridge_captions(), changes), read_manifest(world), tmp_path / "run")
+
+
+def test_a_missing_language_model_is_one_clear_error(tmp_path):
+    with pytest.raises(ModelError, match="no language model can be loaded"):
+        assemble(tmp_path / "nothing", tmp_path / "out")

@@ -1,0 +1,68 @@
+"""An encoder, an objective, a metric and a recipe from outside, without an edit to the library."""
+
+import json
+
+import pytest
+
+from tests.thirdparty.recipe import together
+from valor.cli.main import main
+from valor.config import evolve, from_dict, to_dict
+from valor.errors import ConfigError
+from valor.inference import load
+from valor.training.loop import TrainConfig
+from valor.training.monitor import read_metrics
+from valor.types import AUDIOVISUAL
+
+
+@pytest.fixture(scope="module")
+def run_folder(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "together"
+    words = ["tests.thirdparty.recipe:together", "--data", str(world), "--out", str(out)]
+    assert main(["train", *words, "--model.audio.dim", "24"]) == 0
+    return out
+
+
+def test_a_strangers_encoder_and_objective_are_trained_by_name(run_folder):
+    rows = read_metrics(run_folder / "metrics.jsonl")
+    assert all("together" in row and "align/audiovisual" in row for row in rows)
+    assert rows[0]["together"] != rows[-1]["together"]
+    recorded = json.loads((run_folder / "config.json").read_text())
+    assert recorded["model"]["audio"]["dim"] == 24
+
+
+def test_a_finished_run_of_a_strangers_recipe_is_found_again(run_folder, world):
+    words = ["tests.thirdparty.recipe:together", "--data", str(world), "--out", str(run_folder)]
+    assert main(["train", *words, "--model.audio.dim", "24"]) == 0
+    assert main(["train", *words]) == 1
+
+
+def test_code_of_a_model_folder_is_imported_only_if_trusted(run_folder, world):
+    with pytest.raises(ConfigError, match="trust_code=True"):
+        load(run_folder / "model")
+    model = load(run_folder / "model", trust_code=True)
+    video = next((world / "media").glob("test-*.mp4"))
+    assert model.caption(video).modalities_used == AUDIOVISUAL
+
+
+def test_a_strangers_metric_stands_in_the_report(run_folder, world, tmp_path):
+    words = ["--data", str(world), "--out", str(tmp_path), "--trust-code"]
+    metric = "tests.thirdparty.metric:richness"
+    assert main(["evaluate", str(run_folder / "model"), *words, "--metric", metric]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["metrics"][metric].keys() == {"vision", "audio", "audiovisual"}
+    assert main(["evaluate", str(run_folder / "model"), *words, "--metric", "os:nothing"]) == 2
+
+
+def test_a_strangers_configuration_is_read_as_strictly_as_ours():
+    values = to_dict(together())
+    assert from_dict(TrainConfig, values, trust_code=True) == together()
+    with pytest.raises(ConfigError, match="trust_code=True"):
+        from_dict(TrainConfig, values)
+    with pytest.raises(ConfigError, match=r"model\.audio.*num_mel: unknown key"):
+        audio = {**values["model"]["audio"], "num_mel": 3}
+        from_dict(TrainConfig, {**values, "model": {**values["model"], "audio": audio}},
+                  trust_code=True)  # fmt: skip
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        evolve(together(), {"model.audio": {"kind": "nowhere:Config"}})
+    with pytest.raises(ConfigError, match="80 x 400"):
+        evolve(together(), {"model.audio.num_mels": 80})
