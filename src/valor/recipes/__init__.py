@@ -1,14 +1,28 @@
-"""Complete runs as functions that return a `TrainConfig`."""
+"""Complete runs as functions that return a configuration that can `run`, such as `TrainConfig`."""
 
 import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+from valor.data.manifest import Record
 from valor.errors import UsageError
-from valor.training.loop import TrainConfig
+from valor.training.monitor import Report
 
-RECIPES = ("tiny", "tiny_quick")
+RECIPES = {"tiny": "valor.recipes.tiny", "tiny_quick": "valor.recipes.tiny"}
+"""The module of each recipe."""
 
 
-def find_recipe(name: str) -> TrainConfig:
+@runtime_checkable
+class Recipe(Protocol):
+    """A complete run: model, preprocessing, objectives, schedule."""
+
+    def run(self, records: Sequence[Record], out: Path, *, report: Report) -> Path:
+        """Train on the records, or go on with a run that was stopped; returns the model folder."""
+        ...
+
+
+def find_recipe(name: str) -> Recipe:
     """Return a recipe's configuration.
 
     Args:
@@ -27,11 +41,11 @@ def find_recipe(name: str) -> TrainConfig:
             raise UsageError(
                 f"unknown recipe {name!r}; there is {known}, or package.module:function"
             )
-        module, function = "valor.recipes.tiny", name
+        module, function = RECIPES[name], name
     try:
         config = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(f"no recipe {name!r}: {error}") from None
-    if not isinstance(config, TrainConfig):
+    if not isinstance(config, Recipe):
         raise UsageError(f"no recipe {name!r}: it returns {type(config).__name__}")
     return config

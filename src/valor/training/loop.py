@@ -7,12 +7,14 @@ the last state was written, with exactly the batches and masks of an uninterrupt
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from valor.checkpoints.folder import save_model
 from valor.config import configclass, evolve, fingerprint, from_dict, to_json
@@ -22,12 +24,13 @@ from valor.data.mixture import step_rng, step_rows
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError
 from valor.models.valor import Valor, ValorConfig
+from valor.objectives.base import LossTerm
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.processing.tokenizer import Tokenizer
 from valor.training.monitor import Monitor, Report, silent
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.state import load_state, save_state
-from valor.training.step import ObjectivesConfig, backward
+from valor.training.step import ObjectivesConfig, backward, loss_terms
 from valor.types import Batch
 
 
@@ -75,6 +78,24 @@ class TrainConfig:
         if frames.frames_per_burst % vision.frames_per_patch:
             raise ValueError("processor.frames.frames_per_burst is no multiple of a patch's frames")
 
+    def run(self, records: Sequence[Record], out: Path, *, report: Report = silent) -> Path:
+        """Train a model; see `run` of this module."""
+        return run(self, records, out, report=report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What `fit` needs to know of a run, whatever it trains."""
+
+    model: nn.Module
+    optim: OptimConfig
+    num_steps: int
+    save_every: int
+    """Steps between two states on disk."""
+    seed: int
+    losses: Callable[[int], dict[str, LossTerm]]
+    """The loss terms of a step, which depend on step, weights and torch's random numbers alone."""
+
 
 def run(
     config: TrainConfig, records: Sequence[Record], out: Path, *, report: Report = silent
@@ -102,8 +123,7 @@ def run(
     if len(counts) < len(records):
         twice, count = counts.most_common(1)[0]
         raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, config, records)
+    claim(out, config, records)
     processor = _processor(config, records)
     model_config = evolve(config.model, {"text.vocab_size": processor.tokenizer.vocab_size})
     store = load_store(
@@ -113,41 +133,78 @@ def run(
         raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
     torch.manual_seed(config.seed)
     model = Valor(model_config).to(_dtype(config.precision))
-    optimizer = Optimizer(model, config.optim, config.num_steps)
-    start = load_state(out / "state", optimizer)
     special = processor.tokenizer.special
-    model.train()
-    with closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor:
-        for step in range(start, config.num_steps):
-            batch = _batch(config, store, processor, step)
-            torch.manual_seed(config.seed * 1_000_003 + step)
-            values = backward(model, batch, config.objectives, special)
-            values["grad_norm"] = optimizer.step(step)
-            values["learning_rate"] = optimizer.learning_rate(step)
-            monitor.log(step, values)
-            report("train", step + 1, config.num_steps)
-            if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
-                save_state(out / "state", optimizer, next_step=step + 1)
+
+    def losses(step: int) -> dict[str, LossTerm]:
+        batch = _batch(config, store, processor, step)
+        return loss_terms(model, batch, config.objectives, special)
+
+    task = Task(
+        model=model,
+        optim=config.optim,
+        num_steps=config.num_steps,
+        save_every=config.save_every,
+        seed=config.seed,
+        losses=losses,
+    )
+    weights = fit(task, out, report=report)
     card = _card(config, store)
-    save_model(out / "model", model_config, optimizer.masters, processor, card=card)
+    save_model(out / "model", model_config, weights, processor, card=card)
     return out / "model"
 
 
-def _claim(out: Path, config: TrainConfig, records: Sequence[Record]) -> None:
-    """Write configuration and data, or check that the folder is a run of the same ones."""
-    path, data = out / "config.json", out / "data.sha256"
-    digest = hashlib.sha256(repr(records).encode()).hexdigest() + "\n"
+def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
+    """Train any model, or go on with a run that was stopped.
+
+    Args:
+        task: Model and losses.
+        out: Run folder, which holds `state/` and `metrics.jsonl`; claimed before.
+        report: Told about progress in stage `train`.
+
+    Returns:
+        All weights by name, in float32.
+    """
+    optimizer = Optimizer(task.model, task.optim, task.num_steps)
+    start = load_state(out / "state", optimizer)
+    task.model.train()
+    with closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor:
+        for step in range(start, task.num_steps):
+            torch.manual_seed(task.seed * 1_000_003 + step)
+            values = backward(task.losses(step))
+            values["grad_norm"] = optimizer.step(step)
+            values["learning_rate"] = optimizer.learning_rate(step)
+            monitor.log(step, values)
+            report("train", step + 1, task.num_steps)
+            if (step + 1) % task.save_every == 0 or step + 1 == task.num_steps:
+                save_state(out / "state", optimizer, next_step=step + 1)
+    return optimizer.weights
+
+
+def claim(out: Path, config: object, data: Sequence[object]) -> None:
+    """Make the run folder, or check that it is a run of the same configuration and data.
+
+    Args:
+        out: Run folder.
+        config: Of the run.
+        data: What it learns from.
+
+    Raises:
+        ConfigError: If the folder holds another run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path, stamp = out / "config.json", out / "data.sha256"
+    digest = hashlib.sha256(repr(data).encode()).hexdigest() + "\n"
     if path.is_file():
-        found = from_dict(TrainConfig, json.loads(path.read_text("utf-8")), where=str(path))
+        found = from_dict(type(config), json.loads(path.read_text("utf-8")), where=str(path))
         if found != config:
             raise ConfigError(
                 f"{out} holds run {fingerprint(found)}, not {fingerprint(config)}; "
                 "choose another --out, or delete the folder"
             )
-        if data.read_text("utf-8") != digest:
+        if stamp.read_text("utf-8") != digest:
             raise ConfigError(f"{out} holds a run on other data; choose another --out")
     else:
-        data.write_text(digest, encoding="utf-8")
+        stamp.write_text(digest, encoding="utf-8")
         path.write_text(to_json(config), encoding="utf-8")
 
 

@@ -60,6 +60,7 @@ def _tensors(optimizer: Optimizer, *, fresh: bool = False) -> dict[str, torch.Te
         for key in ("exp_avg", "exp_avg_sq"):
             tensors[f"{key}.{name}"] = known.get(key, torch.zeros_like(master))
         tensors[f"step.{name}"] = known.get("step", torch.zeros(()))
+    tensors |= {f"statistic.{name}": x for name, x in optimizer.statistics.items()}
     return {key: value.clone() for key, value in tensors.items()} if fresh else tensors
 
 
@@ -70,6 +71,8 @@ def _restore(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> None:
         optimizer.adamw.state[master] = {
             key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
         }
+    for name, statistic in optimizer.statistics.items():
+        statistic.copy_(tensors[f"statistic.{name}"])
     optimizer.publish()
 
 
