@@ -3,8 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -38,6 +39,18 @@ def save_model(
     Raises:
         ModelError: If something else is in the folder's place.
     """
+    write_folder(folder, config, weights, processor.save, card=card)
+
+
+def write_folder(
+    folder: Path,
+    config: object,
+    weights: Mapping[str, torch.Tensor],
+    save_processor: Callable[[Path], None],
+    *,
+    card: str,
+) -> None:
+    """Do the same for any model; its preprocessing is written by a function."""
     if folder.exists() and not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: exists and is no model folder; nothing was written")
     partial = folder.with_name(f"{folder.name}.partial")
@@ -45,7 +58,7 @@ def save_model(
     partial.mkdir(parents=True)
     text = json.dumps({"model_type": "valor", "valor": to_dict(config)}, indent=2) + "\n"
     (partial / "config.json").write_text(text, encoding="utf-8")
-    processor.save(partial)
+    save_processor(partial)
     (partial / "README.md").write_text(card, encoding="utf-8")
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
@@ -66,14 +79,10 @@ def load_model(folder: Path) -> tuple[Valor, Processor, str]:
     Raises:
         ModelError: If a file is missing, damaged or does not fit the configuration.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{folder}: no model folder (config.json is missing)")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["valor"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
-    config = from_dict(ValorConfig, values, where=str(path))
+    values = read_config(folder)
+    if "kind" in values:
+        raise ModelError(f"{folder}: a model of kind {values['kind']!r}, which has its own verb")
+    config = from_dict(ValorConfig, values, where=str(folder / "config.json"))
     processor = Processor.load(folder)
     vocab_size = config.decoder_config.vocab_size
     if processor.config.has_words and processor.tokenizer.vocab_size != vocab_size:
@@ -82,16 +91,28 @@ def load_model(folder: Path) -> tuple[Valor, Processor, str]:
             f"config.json says vocab_size={vocab_size}"
         )
     model = Valor(config)
-    _load_weights(model, folder / _WEIGHTS)
+    fill_weights(dict(model.named_parameters()), folder)
     return model.eval(), processor, _fingerprint(folder)
 
 
-def _load_weights(model: Valor, path: Path) -> None:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What the `config.json` of a model folder says of the model; a `ModelError` if nothing."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder}: no model folder (config.json is missing)")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["valor"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
+
+
+def fill_weights(expected: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Read a model folder's weights into tensors by name, which must be all of them."""
+    path = folder / _WEIGHTS
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from None
-    expected = dict(model.named_parameters())
     _compare(expected, weights, where=str(path))
     with torch.no_grad():
         for name, parameter in expected.items():

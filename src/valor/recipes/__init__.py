@@ -9,7 +9,12 @@ from valor.data.manifest import Record
 from valor.errors import UsageError
 from valor.training.monitor import Report
 
-RECIPES = {"tiny": "valor.recipes.tiny", "tiny_quick": "valor.recipes.tiny"}
+RECIPES = {
+    "tiny": "valor.recipes.tiny",
+    "tiny_quick": "valor.recipes.tiny",
+    "tmanet_world": "valor.recipes.tmanet",
+    "tmanet_world_quick": "valor.recipes.tmanet",
+}
 """The module of each recipe."""
 
 
