@@ -89,7 +89,7 @@ class MaskTrainConfig:
 
 
 def tmanet_world() -> MaskTrainConfig:
-    """TMANet with 0.2 M parameters on frames of 48x48 pixels; four past ones, half a second apart."""
+    """TMANet with 0.2 M parameters on frames of 48x48 pixels, with four past ones 0.5 s apart."""
     return MaskTrainConfig(
         model=TemporalMemoryConfig(
             backbone=PyramidConfig(
