@@ -14,6 +14,16 @@ class MaskedClip:
     labels: UInt8[np.ndarray, "frames height width"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedMoment:
+    """A current frame with its past and its mask."""
+
+    frames: UInt8[np.ndarray, "frames height width 3"]
+    """The past ones, the oldest first, and the current one."""
+    labels: UInt8[np.ndarray, "height width"]
+    """The class of each pixel of the current frame."""
+
+
 def moment_indices(now: int, *, num_past: int, step: int) -> np.ndarray:
     """Indices of the past frames, the oldest first, and of the current one behind them.
 

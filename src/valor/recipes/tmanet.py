@@ -1,7 +1,6 @@
 """TMANet on the rendered world: the shape at every pixel of a frame that may be spoilt."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from valor.checkpoints.masks import save_mask_model
 from valor.config import configclass, evolve, fingerprint
 from valor.data.manifest import Record
-from valor.data.masks import MaskedClip, moment_indices
+from valor.data.masks import MaskedClip, MaskedMoment, moment_indices
 from valor.data.mixture import step_rng, step_rows
 from valor.data.world.masks import CLASS_COLOURS, CLASSES, masked_clip, spoil
 from valor.data.world.render import read_scenes
@@ -194,30 +193,20 @@ def mask_task(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A current frame with its past and its mask."""
-
-    frames: np.ndarray
-    """uint8 `[past + 1, height, width, 3]`."""
-    labels: np.ndarray
-    """uint8 `[height, width]`."""
-
-
 def draw_moment(
     clip: MaskedClip, config: MaskTrainConfig, rng: np.random.Generator, *, spoilt: bool
-) -> Moment:
+) -> MaskedMoment:
     """A random moment of a video that has its whole past."""
     slots, step = config.model.head.num_slots, round(config.sequence.step_s * FPS)
     now = int(rng.integers(min(slots * step, len(clip.frames) - 1), len(clip.frames)))
     frames = clip.frames[moment_indices(now, num_past=slots, step=step)]
     if spoilt:
         frames[-1] = spoil(frames[-1], rng)
-    return Moment(frames, clip.labels[now])
+    return MaskedMoment(frames=frames, labels=clip.labels[now])
 
 
 def stack(
-    moments: Sequence[Moment], sequence: SequenceConfig
+    moments: Sequence[MaskedMoment], sequence: SequenceConfig
 ) -> tuple[Float[Tensor, "batch frames 3 height width"], Int[Tensor, "batch height width"]]:
     """Moments as the model and the objective take them."""
     frames = torch.from_numpy(np.stack([moment.frames for moment in moments]))
