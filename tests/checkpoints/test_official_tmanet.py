@@ -1,5 +1,6 @@
 """Released TMANet weights: recorded numbers, every key, every kind of wrong input."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import official_parity
+from valor.checkpoints.masks import load_mask_model
 from valor.checkpoints.official import read_weights
 from valor.checkpoints.official_tmanet import load_head, load_tmanet, model_keys
+from valor.cli.main import main
+from valor.data.sources.masks import CAMVID
 from valor.encoders.pyramid import PyramidConfig
 from valor.errors import ModelError
 from valor.models.temporal_memory import (
@@ -33,15 +37,15 @@ def test_every_recorded_number_is_reproduced(monkeypatch, capsys):
     assert "6 of 6 results equal" in capsys.readouterr().out
 
 
-def released_model():
-    """A small model with the names and sizes that a released file has."""
+def released_model(classes=CLASSES):
+    """A small model with the names that a released file has."""
     config = TemporalMemoryConfig(
         backbone=PyramidConfig(
             stem="deep", stem_dim=4, widths=(8, 12, 16, 20), depths=(1, 2, 1, 1)
         ),
         head=MemoryHeadConfig(num_slots=2, key_dim=4, value_dim=6, bottleneck_dim=5),
         auxiliary_dim=7,
-        classes=CLASSES,
+        classes=classes,
     )
     model = TemporalMemory(config).eval()
     state = model.state_dict()
@@ -57,6 +61,21 @@ def test_a_whole_release_is_read_with_its_sizes(tmp_path):
     assert loaded.config == model.config
     pixels = torch.randn(1, 3, 3, 32, 32)
     torch.testing.assert_close(loaded(pixels).main, model(pixels).main)
+
+
+def test_a_release_becomes_a_model_folder(tmp_path, capsys):
+    """Twelve classes are CamVid's."""
+    model, released = released_model(
+        tuple(MaskClass(name=name, colour=colour) for name, colour in CAMVID.items())
+    )
+    torch.save({"state_dict": released}, tmp_path / "tmanet.pth")
+    assert main(["convert", str(tmp_path / "tmanet.pth"), str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == 12
+    loaded = load_mask_model(tmp_path / "out").model
+    assert loaded.config == model.config
+    pixels = torch.randn(1, 3, 3, 32, 32)
+    torch.testing.assert_close(loaded(pixels).main, model(pixels).main)
+    assert main(["convert", str(tmp_path / "none.pth"), str(tmp_path / "none")]) == 1
 
 
 def test_released_keys_are_those_of_mmsegmentation():

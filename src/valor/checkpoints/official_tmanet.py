@@ -6,10 +6,14 @@ wanghao9610/TMANet, Apache-2.0), on the ResNet of mmsegmentation 0.x.
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from valor.checkpoints.masks import save_mask_model
+from valor.checkpoints.official import read_weights
+from valor.data.sources.masks import CAMVID, CITYSCAPES
 from valor.encoders.pyramid import PyramidConfig
 from valor.errors import ModelError
 from valor.models.temporal_memory import (
@@ -19,6 +23,7 @@ from valor.models.temporal_memory import (
     TemporalMemory,
     TemporalMemoryConfig,
 )
+from valor.processing.sequences import SequenceConfig
 
 KeyMap = dict[str, str]
 """The released key by our name."""
@@ -27,6 +32,43 @@ UNUSED = re.compile(r"(^|.*\.)num_batches_tracked$")
 """Released keys that may be left over: counts that nothing depends on."""
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
+
+_TRAINED_ON = {
+    len(CITYSCAPES): (CITYSCAPES, SequenceConfig(short_side_px=1024, step_s=1 / 17)),
+    len(CAMVID): (CAMVID, SequenceConfig(short_side_px=720, step_s=1 / 30)),
+}
+"""Classes and preprocessing by the number of classes; past frames are those just before."""
+
+
+def convert_tmanet(source: Path, out: Path) -> TemporalMemoryConfig:
+    """Turn a released model into a model folder.
+
+    Args:
+        source: A `.pth` of a model trained on Cityscapes or CamVid, which its number of classes
+            tells.
+        out: Model folder to write.
+
+    Returns:
+        The model's configuration.
+
+    Raises:
+        ModelError: If the file is damaged, or keys are missing, left over or of another shape.
+    """
+    released = read_weights(source)
+    num_classes = _shape(released, "decode_head.conv_seg.weight", str(source))[0]
+    if num_classes not in _TRAINED_ON:
+        known = " or ".join(map(str, _TRAINED_ON))
+        raise ModelError(f"{source}: decides {num_classes} classes; the released ones {known}")
+    classes, sequence = _TRAINED_ON[num_classes]
+    named = [MaskClass(name=name, colour=colour) for name, colour in classes.items()]
+    model = load_tmanet(released, named, where=str(source))
+    card = (
+        "---\nlibrary_name: valor\nlicense: apache-2.0\npipeline_tag: image-segmentation\n---\n"
+        "# A released TMANet\n\nConverted by `valor convert` from weights of the released "
+        "implementation (wanghao9610/TMANet, Apache-2.0).\n"
+    )
+    save_mask_model(out, model.config, sequence, model.state_dict(), card=card)
+    return model.config
 
 
 def load_head(released: Mapping[str, Tensor], *, where: str) -> MemoryHead:

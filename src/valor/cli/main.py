@@ -19,7 +19,7 @@ VERBS = {
     "embed": "write vectors of files to a Parquet file",
     "index": "make a folder of recordings searchable",
     "search": "find moments by text, sound, image or video",
-    "convert": "a released VALOR checkpoint as a model folder",
+    "convert": "a released checkpoint as a model folder",
     "score": "metrics over files of predictions, without a model",
     "doctor": "check versions, codecs and devices",
 }
