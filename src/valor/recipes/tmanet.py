@@ -88,7 +88,14 @@ class MaskTrainConfig:
 
 
 def tmanet_world() -> MaskTrainConfig:
-    """TMANet with 0.2 M parameters on frames of 48x48 pixels, with four past ones 0.5 s apart."""
+    """TMANet with 0.2 M parameters on frames of 48x48 pixels, with four past ones 0.5 s apart.
+
+    Differs from the released configurations: AdamW with warm-up and linear decay instead of SGD
+    with polynomial decay, and no augmentation but the spoilt frames.
+
+    Cost: 0.2 processor seconds per step. `benchmarks/tmanet_world.py` compares it with networks of
+    the same size.
+    """
     return MaskTrainConfig(
         model=TemporalMemoryConfig(
             backbone=PyramidConfig(

@@ -129,8 +129,8 @@ def camvid(root: Path, split: str, *, num_past: int, step: int = 1) -> LabelledF
 
     def listed() -> Iterator[tuple[str, list[Path], Path]]:
         for name in names:
-            befores = names_before(name, num_past, step)
-            places = [root / "images_sequence" / f"{before}.png" for before in befores]
+            earlier = names_before(name, num_past, step)
+            places = [root / "images_sequence" / f"{before}.png" for before in earlier]
             yield name, places, root / "labels" / f"{name}_L.png"
 
     return _existing(listed(), _camvid_labels, where=path)
