@@ -3,9 +3,10 @@
     python benchmarks/official_parity.py FOLDER...
 
 Each folder holds a released checkpoint with its `config.json`, and `io.safetensors` with recorded
-inputs (`in.*`) and results (`out.*`). Every result is computed anew through the public methods of
-the converted model. One row per result; the exit code is 1 if any is further off than the tolerance
-or unknown. Token ids must be equal up to and including the end token.
+inputs (`in.*`) and results (`out.*`); a folder of TMANet holds its memory head alone. Every result
+is computed anew through the public methods of the converted model. One row per result; the exit
+code is 1 if any is further off than the tolerance or unknown. Token ids must be equal up to and
+including the end token.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from valor.checkpoints.folder import load_model
-from valor.checkpoints.official import convert
+from valor.checkpoints.official import convert, read_weights
+from valor.checkpoints.official_tmanet import load_head
 from valor.models.fusion import join, late_similarity, similarity
 from valor.models.generation import GenerationConfig, generate
 from valor.objectives.alignment import contrastive_loss
@@ -148,14 +150,51 @@ class Parity:
             ours, wanted = self.number(name, wanted)
         except KeyError:
             return False, "unknown result"
-        off = (ours - wanted).abs().max().item()
-        return off <= tolerance, f"largest difference {off:.1e}"
+        return compare_numbers(ours, wanted, tolerance)
 
     def until_end(self, ids: Tensor) -> list[int]:
         """Token ids before the end token; ours is cut there already."""
         row = ids.tolist()
         row = row[: row.index(self.special.end)] if self.special.end in row else row
         return [token for token in row if token != self.special.pad]
+
+
+class MemoryParity:
+    """A released TMANet head; upstream puts the memory's frames before the rows of a batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.io = load_file(folder / "io.safetensors")
+        state = folder / "official_state_dict.safetensors"
+        head = load_head(read_weights(state), where=str(state))
+        current = self.io["in.query_features"]
+        past = self.io["in.memory_features"].transpose(0, 1)
+        keys, values = head.remember(past)
+        self.found = {
+            "out.query_key": head.query_key(current),
+            "out.query_value": head.query_value(current),
+            "out.memory_keys": keys.transpose(0, 1),
+            "out.memory_values": values.transpose(0, 1),
+            "out.read": head.join(current, past),
+            "out.logits": head(current, past),
+        }
+
+    def compare(self, name: str, tolerance: float) -> tuple[bool, str]:
+        """Whether a result is equal, and what to print."""
+        if name not in self.found:
+            return False, "unknown result"
+        return compare_numbers(self.found[name], self.io[name], tolerance)
+
+
+def compare_numbers(ours: Tensor, wanted: Tensor, tolerance: float) -> tuple[bool, str]:
+    if ours.shape != wanted.shape:
+        return False, f"sizes {list(ours.shape)} instead of {list(wanted.shape)}"
+    off = (ours - wanted).abs().max().item()
+    return off <= tolerance, f"largest difference {off:.1e}"
+
+
+def read_parity(folder: Path, work: Path) -> Parity | MemoryParity:
+    is_memory = "frames_in_memory" in json.loads((folder / "config.json").read_text())
+    return MemoryParity(folder) if is_memory else Parity(folder, work)
 
 
 def main() -> int:
@@ -169,7 +208,7 @@ def main() -> int:
     num, num_equal = 0, 0
     for folder in arguments.folders:
         with tempfile.TemporaryDirectory() as work, torch.no_grad():
-            parity = Parity(folder, Path(work) / "model")
+            parity = read_parity(folder, Path(work) / "model")
             rows[folder.name] = {}
             for name in sorted(name for name in parity.io if name.startswith("out.")):
                 equal, found = parity.compare(name, arguments.tolerance)

@@ -14,7 +14,7 @@ from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_survives_writing_and_reading(name):
     config = find_recipe(name)
-    assert from_dict(TrainConfig, json.loads(to_json(config))) == config
+    assert from_dict(type(config), json.loads(to_json(config))) == config
     assert len(RECIPES) >= 2
 
 
@@ -43,8 +43,8 @@ def test_wrong_values_are_named_with_their_path(path, value, problem):
 
 
 def test_changes_by_path_are_checked():
-    config = evolve(TrainConfig(), {"model.audio.dim": 24, "batch_size": 8})
-    assert config.model.audio.dim == 24
+    config = evolve(TrainConfig(), {"model.embed_dim": 24, "batch_size": 8})
+    assert to_dict(config)["model"]["embed_dim"] == 24
     assert config.batch_size == 8
     groups = {"objectives.alignment.groups": ["vision", "audiovisual"]}
     changed = evolve(config, groups).objectives.alignment

@@ -8,11 +8,13 @@ from torch import nn
 
 from valor.config import evolve
 from valor.encoders.audio import AstConfig
+from valor.encoders.pyramid import PyramidConfig
 from valor.encoders.text import BertConfig
 from valor.encoders.towers import TowerConfig
 from valor.encoders.vision import VitConfig
 from valor.models.bridge import Bridge, BridgeConfig, QFormerConfig
 from valor.models.language_model import PromptPart
+from valor.models.temporal_memory import MaskClass, MemoryHeadConfig, TemporalMemoryConfig
 from valor.models.valor import Valor, ValorConfig
 from valor.recipes.tiny import tiny
 from valor.training.loop import TrainConfig
@@ -174,3 +176,28 @@ def tiny_bridge(kind: str = "llama", **changes: Any) -> Bridge:
         **changes,
     )
     return Bridge(config, model).eval()
+
+
+def tiny_memory_config() -> TemporalMemoryConfig:
+    """TMANet with two past frames and three classes, at a quarter of the picture's resolution."""
+    return TemporalMemoryConfig(
+        backbone=PyramidConfig(
+            block="basic",
+            stem_dim=4,
+            stem_pool=False,
+            widths=(6, 8),
+            depths=(1, 1),
+            strides=(2, 1),
+            dilations=(1, 2),
+        ),
+        head=MemoryHeadConfig(num_slots=2, key_dim=4, value_dim=8, bottleneck_dim=8, dropout=0.0),
+        auxiliary_dim=4,
+        classes=tuple(
+            MaskClass(name=name, colour=colour)
+            for name, colour in (
+                ("ground", (0, 0, 0)),
+                ("red", (255, 0, 0)),
+                ("blue", (0, 0, 255)),
+            )
+        ),
+    )

@@ -43,7 +43,7 @@ def without_audio(batch, *rows):
 def test_the_language_model_gets_no_gradient_and_all_else_does(kind):
     bridge = tiny_bridge(kind).train()
     before = {name: p.clone() for name, p in bridge.decoder.named_parameters()}
-    values = backward(bridge, tiny_batch(), OBJECTIVES, SPECIAL)
+    values = backward(loss_terms(bridge, tiny_batch(), OBJECTIVES, SPECIAL))
     assert {f"caption/{g.label}" for g in MEDIA_GROUPS} | {"answer/audiovisual"} <= values.keys()
     assert not any(module.training for module in bridge.decoder.tower.modules())
     for name, parameter in bridge.named_parameters():

@@ -8,7 +8,7 @@ from valor.errors import ConfigError
 from valor.objectives.captioning import CaptioningConfig
 from valor.training.adapt import AdaptConfig, LowRank, adapt, merged
 from valor.training.optim import OptimConfig, Optimizer
-from valor.training.step import ObjectivesConfig, backward
+from valor.training.step import ObjectivesConfig, backward, loss_terms
 from valor.types import AUDIOVISUAL
 
 LORA = AdaptConfig(lora_rank=2)
@@ -25,7 +25,7 @@ def logits(bridge):
 def trained(bridge, steps=2):
     optimizer = Optimizer(bridge.train(), OptimConfig(learning_rate=0.05), num_steps=steps)
     for step in range(steps):
-        backward(bridge, tiny_batch(), OBJECTIVES, SPECIAL)
+        backward(loss_terms(bridge, tiny_batch(), OBJECTIVES, SPECIAL))
         optimizer.step(step)
     bridge.eval()
     return optimizer

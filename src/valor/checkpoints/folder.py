@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,18 @@ def save_model(
     Raises:
         ModelError: If something else is in the folder's place.
     """
+    write_folder(folder, config, weights, processor.save, card=card)
+
+
+def write_folder(
+    folder: Path,
+    config: object,
+    weights: Mapping[str, torch.Tensor],
+    save_processor: Callable[[Path], None],
+    *,
+    card: str,
+) -> None:
+    """Do the same for any model; its preprocessing is written by a function."""
     if folder.exists() and not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: exists and is no model folder; nothing was written")
     partial = folder.with_name(f"{folder.name}.partial")
@@ -56,7 +68,7 @@ def save_model(
     partial.mkdir(parents=True)
     text = json.dumps({"model_type": "valor", "valor": to_dict(config)}, indent=2) + "\n"
     (partial / "config.json").write_text(text, encoding="utf-8")
-    processor.save(partial)
+    save_processor(partial)
     (partial / "README.md").write_text(card, encoding="utf-8")
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
@@ -78,29 +90,37 @@ def load_model(folder: Path, *, trust_code: bool = False) -> tuple[Any, Processo
     Raises:
         ModelError: If a file is missing, damaged or does not fit the configuration.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{folder}: no model folder (config.json is missing)")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["valor"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
+    values = read_config(folder)
+    if values.get("kind") == "temporal_memory":
+        raise ModelError(f"{folder}: kind temporal_memory decides masks; use `valor masks`")
     system: Any = SystemConfig
-    config = from_dict(system, values, where=str(path), trust_code=trust_code)
+    config = from_dict(system, values, where=str(folder / "config.json"), trust_code=trust_code)
     processor = Processor.load(folder)
     if processor.config.has_words:
         _check_words(config, processor, folder)
     model = config.build()
-    _load_weights(model, folder / _WEIGHTS)
+    fill_weights(dict(model.named_parameters()), folder)
     return model.eval(), processor, _fingerprint(folder)
 
 
-def _load_weights(model: torch.nn.Module, path: Path) -> None:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What the `config.json` of a model folder says of the model; a `ModelError` if nothing."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder}: no model folder (config.json is missing)")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["valor"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
+
+
+def fill_weights(expected: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Read a model folder's weights into tensors by name, which must be all of them."""
+    path = folder / _WEIGHTS
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from None
-    expected = dict(model.named_parameters())
     _compare(expected, weights, where=str(path))
     with torch.no_grad():
         for name, parameter in expected.items():

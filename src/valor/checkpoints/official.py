@@ -153,7 +153,7 @@ def read_release(source: Path) -> Release:
     words, clip_words = source / "vocab.txt", source / "tokenizer.json"
     return Release(
         folder=source,
-        weights=_read_weights(_weights_file(source)),
+        weights=read_weights(_weights_file(source)),
         options=_DEFAULTS | options,
         described=described if "options" in described else {},
         vocabulary=words if words.is_file() else None,
@@ -194,7 +194,8 @@ def _weights_file(source: Path) -> Path:
     return found[0]
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of released weights, in float32; a damaged one is a `ModelError`."""
     try:
         if path.suffix == ".safetensors":
             read = load_file(path)
@@ -206,6 +207,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path}: no plain state dict; what else it holds could run code and is not read"
         ) from None
+    read = read.get("state_dict", read) if isinstance(read, dict) else read
     if not isinstance(read, dict) or not all(isinstance(v, Tensor) for v in read.values()):
         raise ModelError(f"{path}: not a state dict: names and tensors were expected")
     return {

@@ -1,4 +1,4 @@
-"""`valor convert`: a released VALOR checkpoint as a model folder."""
+"""`valor convert`: a released checkpoint as a model folder."""
 
 import json
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from valor.cli.arguments import Json, parse
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Turn a released VALOR checkpoint into a model folder."""
+    """Turn a released checkpoint into a model folder."""
 
     source: tyro.conf.Positional[Path]
     """Folder with a .pt or .safetensors and its hps.json, optionally vocab.txt; or a released
-    folder with ckpt/ and log/ as it is."""
+    folder with ckpt/ and log/ as it is. Or the .pth of a TMANet."""
     out: tyro.conf.Positional[Path]
     """Model folder to write."""
     json: Json = False
@@ -26,6 +26,8 @@ class Arguments:
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     arguments = parse(Arguments, argv, verb="convert")
+    if arguments.source.is_file():
+        return _convert_tmanet(arguments)
     from valor.checkpoints.folder import load_model
     from valor.checkpoints.official import convert
 
@@ -50,4 +52,21 @@ def main(argv: Sequence[str]) -> int:
     )
     if not processor.config.has_words:
         print("no words: a vocab.txt (for CLIP texts also its tokenizer.json) must lie beside it")
+    return 0
+
+
+def _convert_tmanet(arguments: Arguments) -> int:
+    from valor.checkpoints.official_tmanet import convert_tmanet
+
+    config = convert_tmanet(arguments.source, arguments.out)
+    row = {
+        "model": str(arguments.out),
+        "kind": config.kind,
+        "past_frames": config.head.num_slots,
+        "classes": len(config.classes),
+    }
+    text = (
+        f"{arguments.out}: masks of {row['classes']} classes from {row['past_frames']} past frames"
+    )
+    print(json.dumps(row) if arguments.json else text)
     return 0

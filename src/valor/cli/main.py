@@ -14,11 +14,12 @@ VERBS = {
     "train": "run a recipe; the same command again goes on where it stopped",
     "evaluate": "retrieval, captioning and answering by group of modalities",
     "caption": "describe files by what is seen and heard",
+    "masks": "decide what every pixel of a video shows",
     "ask": "answer a question about a file",
     "embed": "write vectors of files to a Parquet file",
     "index": "make a folder of recordings searchable",
     "search": "find moments by text, sound, image or video",
-    "convert": "a released VALOR checkpoint as a model folder",
+    "convert": "a released checkpoint as a model folder",
     "score": "metrics over files of predictions, without a model",
     "doctor": "check versions, codecs and devices",
 }

@@ -39,12 +39,11 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, own, verb="train")
     from valor.data.manifest import read_manifest
     from valor.recipes import find_recipe
-    from valor.training.loop import run
 
     config = evolve(find_recipe(arguments.recipe), changes)
     records = [r for path in arguments.data for r in read_manifest(path, split="train")]
     with StageProgress() as progress:
-        folder = run(config, records, arguments.out, report=progress)
+        folder = config.run(records, arguments.out, report=progress)
     print(json.dumps({"model": str(folder)}) if arguments.json else f"model in {folder}")
     return 0
 

@@ -1,21 +1,34 @@
-"""Complete runs as functions that return a `TrainConfig`."""
+"""Complete runs as functions that return a configuration that can `run`, such as `TrainConfig`."""
 
 import importlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
+from valor.data.manifest import Record
 from valor.errors import UsageError
-from valor.training.loop import TrainConfig
+from valor.training.monitor import Report
 
 RECIPES = {
     "tiny": "valor.recipes.tiny:tiny",
     "tiny_quick": "valor.recipes.tiny:tiny_quick",
     "bridge_captions": "valor.recipes.bridge:bridge_captions",
     "bridge_instructions": "valor.recipes.bridge:bridge_instructions",
+    "tmanet_world": "valor.recipes.tmanet:tmanet_world",
+    "tmanet_world_quick": "valor.recipes.tmanet:tmanet_world_quick",
 }
 
 
-def find_recipe(name: str) -> TrainConfig:
+@runtime_checkable
+class Recipe(Protocol):
+    """A complete run: model, preprocessing, objectives, schedule."""
+
+    def run(self, records: Sequence[Record], out: Path, *, report: Report) -> Path:
+        """Train on the records, or go on with a run that was stopped; returns the model folder."""
+        ...
+
+
+def find_recipe(name: str) -> Recipe:
     """Return a recipe's configuration.
 
     Args:
@@ -35,7 +48,7 @@ def find_recipe(name: str) -> TrainConfig:
         config = function()
     except (ValueError, TypeError) as error:
         raise UsageError(f"no recipe {name!r}: {error}") from None
-    if not isinstance(config, TrainConfig):
+    if not isinstance(config, Recipe):
         raise UsageError(f"no recipe {name!r}: it returns {type(config).__name__}")
     return config
 

@@ -53,26 +53,10 @@ def train_language_model(
     Returns:
         `out`.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     parts = BridgeParts()
     tokenizer = _words(records, parts)
-    special = tokenizer.special
     torch.manual_seed(seed)
-    model: Any = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            pad_token_id=special.pad,
-            bos_token_id=special.start,
-            eos_token_id=special.end,
-        )
-    )
+    model = _fresh_model(tokenizer)
     tower = TowerConfig(
         architecture={**model.config.to_dict(), "architectures": ["LlamaForCausalLM"]}, dim=128
     )
@@ -95,6 +79,25 @@ def train_language_model(
     model.save_pretrained(out)
     _save_tokenizer(tokenizer, out)
     return out
+
+
+def _fresh_model(tokenizer: Tokenizer) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    special = tokenizer.special
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        pad_token_id=special.pad,
+        bos_token_id=special.start,
+        eos_token_id=special.end,
+    )
+    return LlamaForCausalLM(config)
 
 
 def as_media(

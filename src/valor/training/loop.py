@@ -4,31 +4,32 @@ Everything random is a function of seed and step, so running the same command ag
 the last state was written, with exactly the batches and masks of an uninterrupted run.
 """
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from valor.checkpoints.folder import save_model
-from valor.config import configclass, fingerprint, from_dict, to_json
+from valor.config import configclass, fingerprint
 from valor.data.collate import collate_training
 from valor.data.manifest import Record
 from valor.data.mixture import step_rng, step_rows
 from valor.data.samples import SampleStore, load_store
-from valor.errors import ConfigError, ManifestError
+from valor.errors import ManifestError
 from valor.models.valor import ValorConfig
+from valor.objectives.base import LossTerm
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.monitor import Monitor, Report, silent
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.start import FolderConfig, StartConfig, begin
-from valor.training.state import load_state, save_state
-from valor.training.step import ObjectivesConfig, backward
+from valor.training.state import claim, load_state, save_state
+from valor.training.step import ObjectivesConfig, backward, loss_terms
 from valor.types import Batch
 
 
@@ -55,6 +56,24 @@ class TrainConfig:
             raise ValueError("batch_size, num_steps and save_every must be at least 1")
         if not isinstance(self.model, FolderConfig):
             self.model.check(self.processor)
+
+    def run(self, records: Sequence[Record], out: Path, *, report: Report = silent) -> Path:
+        """Train a model; see `run` of this module."""
+        return run(self, records, out, report=report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What `fit` needs to know of a run, whatever it trains."""
+
+    model: nn.Module
+    optim: OptimConfig
+    num_steps: int
+    save_every: int
+    """Steps between two states on disk."""
+    seed: int
+    losses: Callable[[int], dict[str, LossTerm]]
+    """The loss terms of a step, which depend on step, weights and torch's random numbers alone."""
 
 
 def run(
@@ -83,8 +102,7 @@ def run(
     if len(counts) < len(records):
         twice, count = counts.most_common(1)[0]
         raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, config, records)
+    claim(out, config, records)
     torch.manual_seed(config.seed)
     model, processor = begin(config.model, config.processor, records)
     adapt(model, config.adapt)
@@ -95,45 +113,51 @@ def run(
     )
     if not len(store):
         raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
-    optimizer = Optimizer(model, config.optim, config.num_steps)
-    start = load_state(out / "state", optimizer)
     special = processor.tokenizer.special
-    model.train()
-    with closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor:
-        for step in range(start, config.num_steps):
-            batch = _batch(config, store, processor, step)
-            torch.manual_seed(config.seed * 1_000_003 + step)
-            values = backward(model, batch, config.objectives, special)
-            values["grad_norm"] = optimizer.step(step)
-            values["learning_rate"] = optimizer.learning_rate(step)
-            monitor.log(step, values)
-            report("train", step + 1, config.num_steps)
-            if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
-                save_state(out / "state", optimizer, next_step=step + 1)
+
+    def losses(step: int) -> dict[str, LossTerm]:
+        batch = _batch(config, store, processor, step)
+        return loss_terms(model, batch, config.objectives, special)
+
+    task = Task(
+        model=model,
+        optim=config.optim,
+        num_steps=config.num_steps,
+        save_every=config.save_every,
+        seed=config.seed,
+        losses=losses,
+    )
+    weights = fit(task, out, report=report)
     card = _card(config, store)
-    weights = merged(model, frozen | optimizer.masters)
-    save_model(out / "model", model.config, weights, processor, card=card)
+    save_model(out / "model", model.config, merged(model, frozen | weights), processor, card=card)
     return out / "model"
 
 
-def _claim(out: Path, config: TrainConfig, records: Sequence[Record]) -> None:
-    """Write configuration and data, or check that the folder is a run of the same ones."""
-    path, data = out / "config.json", out / "data.sha256"
-    digest = hashlib.sha256(repr(records).encode()).hexdigest() + "\n"
-    if path.is_file():
-        found = from_dict(
-            TrainConfig, json.loads(path.read_text("utf-8")), where=str(path), trust_code=True
-        )
-        if found != config:
-            raise ConfigError(
-                f"{out} holds run {fingerprint(found)}, not {fingerprint(config)}; "
-                "choose another --out, or delete the folder"
-            )
-        if data.read_text("utf-8") != digest:
-            raise ConfigError(f"{out} holds a run on other data; choose another --out")
-    else:
-        data.write_text(digest, encoding="utf-8")
-        path.write_text(to_json(config), encoding="utf-8")
+def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
+    """Train any model, or go on with a run that was stopped.
+
+    Args:
+        task: Model and losses.
+        out: Run folder, which holds `state/` and `metrics.jsonl`; claimed before.
+        report: Told about progress in stage `train`.
+
+    Returns:
+        All weights by name, in float32.
+    """
+    optimizer = Optimizer(task.model, task.optim, task.num_steps)
+    start = load_state(out / "state", optimizer)
+    task.model.train()
+    with closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor:
+        for step in range(start, task.num_steps):
+            torch.manual_seed(task.seed * 1_000_003 + step)
+            values = backward(task.losses(step))
+            values["grad_norm"] = optimizer.step(step)
+            values["learning_rate"] = optimizer.learning_rate(step)
+            monitor.log(step, values)
+            report("train", step + 1, task.num_steps)
+            if (step + 1) % task.save_every == 0 or step + 1 == task.num_steps:
+                save_state(out / "state", optimizer, next_step=step + 1)
+    return optimizer.weights
 
 
 def _dtype(precision: str) -> torch.dtype:

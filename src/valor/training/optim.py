@@ -60,6 +60,17 @@ class Optimizer:
             fused=True,
         )
 
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """What the model keeps beside its parameters, such as batch norms' running means."""
+        kept = self.model.state_dict()
+        return {name: x for name, x in self.model.named_buffers() if name in kept}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Everything that a model folder holds, in float32."""
+        return {**self.masters, **{name: x.float() for name, x in self.statistics.items()}}
+
     def learning_rate(self, step: int) -> float:
         """The rate of a step, counted from 0."""
         warmup = max(1, round(self.config.warmup_fraction * self.num_steps))

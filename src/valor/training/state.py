@@ -4,16 +4,49 @@ A state is written beside the old one and then renamed over it, so that a kill l
 """
 
 import contextlib
+import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
+from valor.config import fingerprint, from_dict, to_json
+from valor.errors import ConfigError
 from valor.training.optim import Optimizer
+
+
+def claim(out: Path, config: object, data: Sequence[object]) -> None:
+    """Make the run folder, or check that it is a run of the same configuration and data.
+
+    Args:
+        out: Run folder.
+        config: Of the run.
+        data: What it learns from.
+
+    Raises:
+        ConfigError: If the folder holds another run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path, stamp = out / "config.json", out / "data.sha256"
+    digest = hashlib.sha256(repr(data).encode()).hexdigest() + "\n"
+    if path.is_file():
+        found = from_dict(
+            type(config), json.loads(path.read_text("utf-8")), where=str(path), trust_code=True
+        )
+        if found != config:
+            raise ConfigError(
+                f"{out} holds run {fingerprint(found)}, not {fingerprint(config)}; "
+                "choose another --out, or delete the folder"
+            )
+        if stamp.read_text("utf-8") != digest:
+            raise ConfigError(f"{out} holds a run on other data; choose another --out")
+    else:
+        stamp.write_text(digest, encoding="utf-8")
+        path.write_text(to_json(config), encoding="utf-8")
 
 
 def save_state(folder: Path, optimizer: Optimizer, *, next_step: int) -> None:
@@ -60,6 +93,7 @@ def _tensors(optimizer: Optimizer, *, fresh: bool = False) -> dict[str, torch.Te
         for key in ("exp_avg", "exp_avg_sq"):
             tensors[f"{key}.{name}"] = known.get(key, torch.zeros_like(master))
         tensors[f"step.{name}"] = known.get("step", torch.zeros(()))
+    tensors |= {f"statistic.{name}": x for name, x in optimizer.statistics.items()}
     return {key: value.clone() for key, value in tensors.items()} if fresh else tensors
 
 
@@ -70,6 +104,8 @@ def _restore(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> None:
         optimizer.adamw.state[master] = {
             key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
         }
+    for name, statistic in optimizer.statistics.items():
+        statistic.copy_(tensors[f"statistic.{name}"])
     optimizer.publish()
 
 

@@ -38,22 +38,16 @@ def loss_terms(
     return terms
 
 
-def backward(
-    model: Any, batch: Batch, config: ObjectivesConfig, special: SpecialIds
-) -> dict[str, float]:
+def backward(terms: dict[str, LossTerm]) -> dict[str, float]:
     """Accumulate gradients of the whole loss.
 
     Args:
-        model: In training mode.
-        batch: On the model's device and in its precision.
-        config: Which objectives count.
-        special: The tokenizer's special ids.
+        terms: Of one batch.
 
     Returns:
         The value of every term and of their weighted sum, `loss`; nothing, and no gradient, for a
         batch in which no row has what any objective needs.
     """
-    terms = loss_terms(model, batch, config, special)
     if not terms:
         return {}
     loss = total(terms)

@@ -18,6 +18,7 @@ import av
 import numpy as np
 from av.codec.context import Flags
 
+from valor.config import from_dict
 from valor.data.world.drawing import draw
 from valor.data.world.language import captions, facts
 from valor.data.world.questions import questions
@@ -142,6 +143,15 @@ def render_scene(scene: Scene, *, folder: Path, seed: int) -> tuple[dict, dict]:
         "scene": asdict(scene),
     }
     return record, truth
+
+
+def read_scenes(folder: Path) -> dict[str, Scene]:
+    """The scenes of a rendered world by id; none if the folder is no rendered world."""
+    path = folder / "truth.jsonl"
+    if not path.is_file():
+        return {}
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {row["id"]: from_dict(Scene, row["scene"], where=f"{path}: {row['id']}") for row in rows}
 
 
 def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray) -> None:
