@@ -107,7 +107,7 @@ class RayExecutor:
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
 
-        def batch(items: dict[str, Any]) -> dict[str, Any]:
+        def batch(items: Any) -> Any:
             return {"item": [(task, stage(task)) for task in items["item"]]}
 
         data = ray.data.from_items(rows, override_num_blocks=len(rows))
