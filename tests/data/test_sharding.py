@@ -2,8 +2,12 @@
 
 import gc
 import json
+import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
@@ -12,9 +16,10 @@ import pytest
 from webdataset.compat import WebDataset
 
 from valor.cli.main import main
-from valor.data.executors import LocalExecutor
+from valor.data import sharding
+from valor.data.executors import Executor, LocalExecutor, RayExecutor
 from valor.data.manifest import Record, read_manifest, write_manifest
-from valor.data.sharding import ShardConfig, _journal, encode_audio, shard
+from valor.data.sharding import ShardConfig, ShardTask, _journal, encode_audio, shard, write_shard
 from valor.data.shards import Shards, damaged
 from valor.errors import ConfigError, ManifestError, ValorError
 from valor.media.audio import decode_waveform
@@ -139,6 +144,61 @@ def test_a_record_that_kills_workers_is_left_out_and_no_other(records, made):
     left_out = json.loads((out / "_stats.json").read_text())["left_out"]
     assert left_out == {"crashed": 1, "unreadable": 1}
     assert [entry.id for entry in Shards(out).entries(0)] == [r.id for r in records[1:3]]
+
+
+def dies_once(task: ShardTask) -> int:
+    """A stage whose worker is killed in the midst of the first shard, the first time."""
+    flag = task.folder.with_name(f"{task.folder.name}.killed")
+    if task.number == 0 and not flag.exists():
+        flag.touch()
+        pack = sharding._pack
+
+        def fatal(task: ShardTask, place: int, offset: int) -> tuple:
+            if place == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return pack(task, place, offset)
+
+        sharding._pack = fatal
+    return write_shard(task)
+
+
+@dataclass
+class Dying:
+    """An executor of which a worker is killed."""
+
+    executor: Executor
+
+    def run(self, stage: Callable, tasks: list) -> Iterator[tuple]:
+        return self.executor.run(dies_once, tasks)
+
+
+@pytest.fixture
+def ray(monkeypatch) -> Iterator[None]:
+    """A Ray instance of two workers on this machine."""
+    ray = pytest.importorskip("ray", reason="needs the extra `ray`")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+def killed_and_whole(executor: Executor, records: list[Record], made: Path, name: str) -> None:
+    out = made.with_name(name)
+    assert shard(records, out, CONFIG, Dying(executor))
+    assert out.with_name(f"{name}.killed").exists()
+    assert contents(out) == contents(made)
+
+
+def test_a_local_worker_is_killed_and_nothing_is_lost_or_doubled(records, made):
+    killed_and_whole(LocalExecutor(2), records, made, "local")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_ray_worker_is_killed_and_nothing_is_lost_or_doubled(records, made, ray):
+    killed_and_whole(RayExecutor(2), records, made, "ray")
 
 
 def test_what_was_left_out_can_be_tried_again(records, made):

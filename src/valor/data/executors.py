@@ -111,6 +111,7 @@ class RayExecutor:
             return {"item": [(task, stage(task)) for task in items["item"]]}
 
         data = ray.data.from_items(rows, override_num_blocks=len(rows))
-        data = data.map_batches(batch, batch_size=1, concurrency=self._workers)
+        slots = ray.data.TaskPoolStrategy(size=self._workers)
+        data = data.map_batches(batch, batch_size=1, compute=slots)
         for row in data.iter_rows():
             yield row["item"]

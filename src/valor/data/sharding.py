@@ -41,6 +41,8 @@ from valor.media.segments import DecodePlan, decode_segment
 from valor.types import Segment
 
 _OPUS_RATES_HZ = (8000, 12_000, 16_000, 24_000, 48_000)
+_FLAC_BLOCK = 4608
+"""Samples, the most that all decoders read; each block costs time, however small."""
 _DEATHS = 2
 """A record with which this many workers died is left out as `crashed`."""
 
@@ -362,9 +364,10 @@ def encode_audio(waveform: np.ndarray, sample_rate_hz: int, codec: str) -> bytes
     """
     file = io.BytesIO()
     container, encoder = ("flac", "flac") if codec == "flac" else ("ogg", "libopus")
+    options = {"frame_size": str(_FLAC_BLOCK)} if codec == "flac" else {}
     samples = np.round(waveform * 32768.0).clip(-32768, 32767).astype(np.int16)
     with av.open(file, "w", format=container, container_options={"fflags": "bitexact"}) as output:
-        stream = output.add_stream(encoder, rate=sample_rate_hz)
+        stream = output.add_stream(encoder, rate=sample_rate_hz, options=options)
         stream.layout = "mono"
         stream.codec_context.thread_count = 1
         frame = AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
