@@ -120,7 +120,17 @@ def step_rng(*, seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng((seed, 1_000_003, step))
 
 
-def sample_rng(*, seed: int, step: int, id: str) -> np.random.Generator:
-    """Randomness of one sample in one step, wherever and by whomever it is read."""
-    digest = hashlib.sha256(id.encode()).digest()
-    return np.random.default_rng((seed, 3_000_017, step, int.from_bytes(digest[:8], "little")))
+def sample_rng(*, seed: int, step: int, id: str, of_texts: bool = False) -> np.random.Generator:
+    """Randomness of one sample in one step, wherever and by whomever it is read.
+
+    Args:
+        seed: Of the run.
+        step: Counted from 0.
+        id: Of the record.
+        of_texts: Which of two streams: True draws texts, False what is seen and heard.
+
+    Returns:
+        A generator at its beginning.
+    """
+    digest = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "little")
+    return np.random.default_rng((seed, 3_000_017 + of_texts, step, digest))

@@ -84,16 +84,25 @@ class ShardSource:
 
     Args:
         shards: Local or elsewhere.
+        split: Leave out records of other splits; reads all records to know.
     """
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards, *, split: str | None = None) -> None:
         self._shards = shards
+        self._rows: Sequence[int] = range(len(shards))
+        if split is not None:
+            self._rows = [row for row in self._rows if shards.record(row)[0].split == split]
 
     def __len__(self) -> int:
-        return len(self._shards)
+        return len(self._rows)
+
+    def records(self) -> list[Record]:
+        """All records with their texts."""
+        return [self._shards.record(row)[0] for row in self._rows]
 
     def load(self, index: int, processor: Processor, draw: Draw | None) -> tuple[Record, Sample]:
         """Read a record and its sample."""
+        index = self._rows[index]
         record, stored = self._shards.record(index)
         suffix = stored.get("original")
         if suffix:
