@@ -1,6 +1,7 @@
 """Command line arguments from dataclasses, with one line for whatever is wrong with them."""
 
 import contextlib
+import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -62,9 +63,9 @@ def parse(cls: type[T], argv: Sequence[str], *, verb: str) -> T:
         if not stop.code:
             raise
         raise UsageError(_one_line(problem.getvalue())) from None
-    for name, value in vars(arguments).items():
-        if value == ():
-            raise UsageError(f"{name}: expected at least one")
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if getattr(arguments, field.name) == () and field.default is dataclasses.MISSING:
+            raise UsageError(f"{field.name}: expected at least one")
     return arguments
 
 

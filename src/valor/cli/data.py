@@ -5,11 +5,12 @@ A subcommand is a dataclass of its arguments with a method `run` that returns th
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +18,7 @@ from valor.cli.arguments import Group, Json, parse_kind
 from valor.cli.progress import StageProgress
 from valor.data.manifest import read_manifest, write_manifest
 from valor.data.rows import opened
+from valor.data.sharding import ShardConfig, shard
 from valor.data.sources.formats import FORMATS, Imported, import_records
 from valor.errors import ManifestError, UsageError
 
@@ -173,6 +175,67 @@ class Stats:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Decode a manifest's media once, into tar files that training reads fast.
+
+    The same command again goes on where it was stopped. Exit code 1 if nothing could be stored.
+    """
+
+    manifest: tyro.conf.Positional[Path]
+    """A JSONL file, or the folder that holds manifest.jsonl; its media may be s3:// or gs://."""
+    out: Path
+    """Folder of the shards."""
+    store: tyro.conf.OmitArgPrefixes[ShardConfig] = field(default_factory=ShardConfig)
+    """What is stored of a record."""
+    part: Annotated[str, tyro.conf.arg(name="shard", metavar="I/N")] = "0/1"
+    """Write only part I of N, counted from 0, as a job of an array does."""
+    executor: Literal["local", "ray"] = "local"
+    """Processes on this machine, or a Ray cluster (extra `ray`)."""
+    workers: int | None = None
+    """Tasks at a time; as many as there are processors by default."""
+    retry: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Make shards anew of which records were left out."""
+    check: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Read all shards again at the end and compare their checksums."""
+    json: Json = False
+    """The statistics as a JSON object on stdout."""
+
+    def run(self) -> int:
+        """Write shards, and say how much is in them."""
+        from valor.data.executors import LocalExecutor, RayExecutor
+        from valor.data.shards import STATS_FILE, damaged
+
+        workers = os.cpu_count() or 1 if self.workers is None else self.workers
+        executor = RayExecutor(workers) if self.executor == "ray" else LocalExecutor(workers)
+        with StageProgress() as progress:
+            complete = shard(
+                read_manifest(self.manifest),
+                self.out,
+                self.store,
+                executor,
+                part=_part(self.part),
+                retry=self.retry,
+                progress=progress,
+            )
+        if not complete:
+            print(json.dumps({}) if self.json else "part written; others are missing")
+            return 0
+        problems = list(damaged(self.out)) if self.check else []
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        row = json.loads((self.out / STATS_FILE).read_text(encoding="utf-8"))
+        print(json.dumps(row) if self.json else _table({**row, "shards": len(row["shards"])}))
+        return 1 if problems or not row["num_samples"] else 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, slash, number = text.partition("/")
+    if not slash or not (index.isdecimal() and number.isdecimal()):
+        raise UsageError(f"--shard {text}: expected I/N such as 0/8")
+    return int(index), int(number)
+
+
 def _table(values: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for name, value in values.items():
@@ -183,7 +246,7 @@ def _table(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-SUBCOMMANDS = {"import": Import, "validate": Validate, "stats": Stats}
+SUBCOMMANDS = {"import": Import, "validate": Validate, "stats": Stats, "shard": Shard}
 
 
 def main(argv: Sequence[str]) -> int:

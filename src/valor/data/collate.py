@@ -35,6 +35,7 @@ def collate_training(
     records: Sequence[Record],
     processor: Processor,
     rng: np.random.Generator,
+    row_rngs: Sequence[np.random.Generator] | None = None,
 ) -> Batch:
     """Stack samples and draw their texts.
 
@@ -42,29 +43,31 @@ def collate_training(
         samples: Prepared media.
         records: The same rows' captions and questions.
         processor: Tokenizes.
-        rng: Draws captions and questions.
+        rng: Draws what concerns the whole batch; without `row_rngs`, everything.
+        row_rngs: Draw each row's shift and texts, whatever the other rows are.
 
     Returns:
         A batch for all objectives; an objective that is not used ignores its part.
     """
     max_px = processor.config.frames.max_shift_px
+    rngs = [rng] * len(records) if row_rngs is None else row_rngs
     shifted = [
         sample
         if sample.pixels is None
-        else dataclasses.replace(sample, pixels=shift(sample.pixels, max_px, rng))
-        for sample in samples
+        else dataclasses.replace(sample, pixels=shift(sample.pixels, max_px, own))
+        for sample, own in zip(samples, rngs, strict=True)
     ]
     batch = collate_media(shifted, processor)
     for group in MEDIA_GROUPS:
-        aligned = [draw_aligned(record, group, rng) for record in records]
-        written = [draw_written(record, group, rng) for record in records]
+        aligned = [draw_aligned(r, group, own) for r, own in zip(records, rngs, strict=True)]
+        written = [draw_written(r, group, own) for r, own in zip(records, rngs, strict=True)]
         if any(aligned):
             batch.aligned_texts[group] = processor.encode_aligned_texts(aligned)
         if any(written):
             batch.caption_texts[group] = processor.encode_texts(written)
     single = (Modality.VISION, Modality.AUDIO)[int(rng.integers(2))]
     for group in (AUDIOVISUAL, single):
-        questions = _draw_questions(records, samples, group, processor, rng)
+        questions = _draw_questions(records, samples, group, processor, rngs)
         if questions is not None:
             batch.questions.append(questions)
     return batch
@@ -97,11 +100,11 @@ def _draw_questions(
     samples: Sequence[Sample],
     group: Modality,
     processor: Processor,
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
 ) -> QuestionBatch | None:
     """One question per record that the sample's media of the group can answer."""
     texts, answers = [], []
-    for record, sample in zip(records, samples, strict=True):
+    for record, sample, rng in zip(records, samples, rngs, strict=True):
         fitting = [q for q in record.questions if _answerable(q, group, sample.available)]
         question = fitting[int(rng.integers(len(fitting)))] if fitting else None
         texts.append(question.text if question else "")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from valor.data.rows import Row, parse_json
+from valor.data.storage import is_remote
 from valor.errors import ManifestError, UsageError
 from valor.types import AUDIOVISUAL, Modality
 
@@ -48,7 +49,7 @@ class Record:
 
     id: str
     media: str
-    """Absolute path."""
+    """Absolute path, or an address such as s3://bucket/file.mp4."""
     start_s: float = 0.0
     end_s: float | None = None
     split: str = "train"
@@ -127,7 +128,7 @@ def make_record(row: Row, *, folder: Path) -> Record:
         raise row.problem("end_s", f"{end_s:g}, expected more than start_s={start_s:g}")
     return Record(
         id=row.text("id"),
-        media=os.path.normpath(os.path.join(folder, row.text("media"))),  # noqa: PTH118
+        media=_located(row.text("media"), folder),
         start_s=start_s,
         end_s=end_s,
         split=row.text("split", default="train"),
@@ -135,6 +136,12 @@ def make_record(row: Row, *, folder: Path) -> Record:
         questions=tuple(map(_question, row.rows("questions"))),
         source=row.text("source", default="") or None,
     )
+
+
+def _located(media: str, folder: Path) -> str:
+    if is_remote(media):
+        return media
+    return os.path.normpath(os.path.join(folder, media))  # noqa: PTH118
 
 
 def _caption(item: Any, record: Row, index: int) -> TaggedText:
@@ -181,17 +188,18 @@ def write_manifest(path: Path, records: Iterable[Record]) -> None:
     try:
         with partial.open("w", encoding="utf-8") as lines:
             for record in records:
-                lines.write(json.dumps(_values(record, folder)) + "\n")
+                lines.write(json.dumps(record_values(record, folder)) + "\n")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _values(record: Record, folder: Path) -> dict[str, Any]:
-    """The fields of a line, without those that say nothing."""
+def record_values(record: Record, folder: Path) -> dict[str, Any]:
+    """The fields of a line in a manifest of this folder, without those that say nothing."""
+    media = record.media if is_remote(record.media) else os.path.relpath(record.media, folder)
     values = {
         "id": record.id,
-        "media": Path(os.path.relpath(record.media, folder)).as_posix(),
+        "media": media,
         "start_s": record.start_s or None,
         "end_s": record.end_s,
         "split": record.split,

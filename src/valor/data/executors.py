@@ -1,0 +1,117 @@
+"""Where independent tasks run: processes here, or a Ray cluster; one interface for both.
+
+A stage is a module-level function of a task that can be pickled. It may run again from wherever it
+was killed, so it must be resumable and its result must not depend on how often it began.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from threading import Thread
+from typing import Any, Protocol, TypeVar
+
+from valor.errors import DependencyError, ValorError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Runs a stage on tasks."""
+
+    def run(
+        self, stage: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Result | None]]:
+        """Yield tasks with their results as they are finished; None where the worker died."""
+        ...
+
+
+class LocalExecutor:
+    """Processes on this machine; one that dies takes only its own task with it.
+
+    Args:
+        workers: How many.
+    """
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise ValorError(f"workers={workers}, wanted at least 1")
+        self._workers = workers
+
+    def run(
+        self, stage: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Result | None]]:
+        """Yield tasks with their results as they are finished; None where the worker died."""
+        waiting = iter(tasks)
+        free = [_process() for _ in range(self._workers)]
+        running: dict[Future[Result], tuple[Task, ProcessPoolExecutor]] = {}
+        try:
+            while True:
+                for task in waiting:
+                    process = free.pop()
+                    running[process.submit(stage, task)] = task, process
+                    if not free:
+                        break
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    task, process = running.pop(future)
+                    died = isinstance(future.exception(), BrokenProcessPool)
+                    free.append(_process() if died else process)
+                    yield task, None if died else future.result()
+        finally:
+            for process in [*free, *(process for _, process in running.values())]:
+                process.shutdown(cancel_futures=True)
+
+
+def _process() -> ProcessPoolExecutor:
+    """One process, which begins with its first task."""
+    context = get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=follow_parent)
+
+
+def follow_parent() -> None:
+    """End this process when the one that started it is gone, however that was killed."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+class RayExecutor:
+    """Ray Data, on the cluster that RAY_ADDRESS names or else on this machine.
+
+    Tasks of a worker that dies are run again by Ray. All workers need to see the same files.
+
+    Args:
+        workers: How many tasks run at a time.
+    """
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise ValorError(f"workers={workers}, wanted at least 1")
+        self._workers = workers
+
+    def run(
+        self, stage: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Result | None]]:
+        """Yield tasks with their results as they are finished."""
+        try:
+            import ray
+        except ImportError:
+            raise DependencyError("executor ray: install the extra `valor-omni[ray]`") from None
+        rows = [{"item": task} for task in tasks]
+        if not rows:
+            return
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+
+        def batch(items: Any) -> Any:
+            return {"item": [(task, stage(task)) for task in items["item"]]}
+
+        data = ray.data.from_items(rows, override_num_blocks=len(rows))
+        slots = ray.data.TaskPoolStrategy(size=self._workers)
+        data = data.map_batches(batch, batch_size=1, compute=slots)
+        for row in data.iter_rows():
+            yield row["item"]

@@ -1,0 +1,96 @@
+"""Files that lie here or elsewhere: a local path, or an address such as s3:// or gs://.
+
+Addresses are read through fsspec, which needs the package of the place: s3fs, gcsfs.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from valor.errors import DependencyError, MediaError
+
+
+def is_remote(path: str) -> bool:
+    """True for an address, which no local path looks like."""
+    return "://" in path
+
+
+@contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """A local file with the content of a path.
+
+    Args:
+        path: A local path, which is taken as it is, or an address, which is fetched.
+
+    Yields:
+        The local path; a fetched file is removed afterwards.
+
+    Raises:
+        MediaError: If the address is `missing`, or `unreadable` for whatever reason it has.
+        DependencyError: If the package for such addresses is not installed.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(suffix=Path(path).suffix) as copy:
+        try:
+            filesystem, name = _filesystem(path)
+            with filesystem.open(name, "rb") as source:
+                shutil.copyfileobj(source, copy)
+        except FileNotFoundError:
+            raise MediaError(path, "missing", "no such object; correct the address") from None
+        except OSError as error:
+            raise MediaError(path, "unreadable", f"cannot be fetched ({error})") from None
+        copy.flush()
+        yield copy.name
+
+
+@contextmanager
+def temporary_file(content: bytes, suffix: str) -> Iterator[str]:
+    """A local file with this content, for decoders that open nothing else; removed afterwards."""
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        file.write(content)
+        file.flush()
+        yield file.name
+
+
+def read_text(path: str) -> str:
+    """The text of a file, wherever it lies; `FileNotFoundError` if there is none."""
+    if not is_remote(path):
+        return Path(path).read_text(encoding="utf-8")
+    filesystem, name = _filesystem(path)
+    return filesystem.cat_file(name).decode()
+
+
+def read_ranges(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Read stretches of a file, wherever it lies, and nothing else of it.
+
+    Args:
+        path: A local path or an address.
+        ranges: Offset and size of each.
+
+    Returns:
+        Their bytes; fewer only where the file ends.
+    """
+    if is_remote(path):
+        filesystem, name = _filesystem(path)
+        starts = [offset for offset, _ in ranges]
+        ends = [offset + size for offset, size in ranges]
+        return filesystem.cat_ranges([name] * len(ranges), starts, ends, on_error="raise")
+    with Path(path).open("rb") as file:
+        return [os.pread(file.fileno(), size, offset) for offset, size in ranges]
+
+
+def _filesystem(path: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.url_to_fs(path)
+    except ImportError as error:
+        raise DependencyError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise MediaError(path, "unreadable", str(error)) from None
