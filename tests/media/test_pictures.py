@@ -1,5 +1,6 @@
 """Pictures come out upright, in their true colours, with square pixels and in the asked size."""
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -96,6 +97,24 @@ def test_colours_are_the_painted_ones(
     write_paints(tmp_path / name, codec, pix_fmt, space, reach)
     frames, _ = decode_frames(tmp_path / name, [0.0])
     assert np.abs(frames[0][32, 16::32].astype(int) - PAINTS).max() <= 4
+
+
+def test_no_large_frame_waits_for_garbage_collection(render):
+    path = render("a.mp4", pictures=[(0.0, CORNERS), (0.1, CORNERS)])
+
+    def large_frames() -> list[av.VideoFrame]:
+        frames = [thing for thing in gc.get_objects() if type(thing) is av.VideoFrame]
+        return [frame for frame in frames if frame.width > 16]
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = large_frames()
+        probe(path)
+        decode_frames(path, [0.0, 0.1])
+        assert len(large_frames()) == len(before)
+    finally:
+        gc.enable()
 
 
 def test_pixels_come_out_square(render, grays):

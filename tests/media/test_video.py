@@ -94,20 +94,20 @@ def test_decoding_starts_again_only_where_that_saves_frames(render, decoded, gop
 
 
 @pytest.mark.parametrize(
-    ("codec", "name", "options"),
+    ("codec", "name", "most", "options"),
     [
-        ("libx264", "a.mp4", {"bf": "3"}),
-        ("libx264", "a.ts", {"bf": "3"}),
-        ("libx264", "a.mkv", {"bf": "0"}),
-        ("libx264", "field.mp4", {"bf": "3", "x264-params": "tff=1"}),
-        ("libx265", "a.mp4", {"x265-params": "log-level=none:bframes=4"}),
-        ("mpeg4", "a.mp4", {"bf": "2"}),
-        ("libsvtav1", "a.mp4", {"preset": "12", "qp": "30", "bf": "0"}),
-        ("libvpx-vp9", "a.webm", {"cpu-used": "8"}),
+        ("libx264", "a.mp4", 80, {"bf": "3"}),
+        ("libx264", "a.ts", 80, {"bf": "3"}),
+        ("libx264", "field.mp4", 80, {"bf": "3", "x264-params": "tff=1"}),
+        ("libx264", "a.mkv", 100, {"bf": "0"}),
+        ("libx265", "a.mp4", 80, {"x265-params": "log-level=none:bframes=4"}),
+        ("mpeg4", "a.mp4", 80, {"bf": "2"}),
+        ("libvpx-vp9", "a.webm", 100, {"cpu-used": "8"}),
+        ("libsvtav1", "a.mp4", 100, {"preset": "12", "qp": "30", "bf": "0"}),
     ],
 )
 def test_frames_that_nobody_sees_are_left_out_without_a_trace(
-    render, decoded, codec: str, name: str, options: dict
+    render, decoded, codec: str, name: str, most: int, options: dict
 ):
     options = {"g": "250", "qp": "-1", **options}
     path = render(name, codec=codec, pictures=moving(100), options=options)
@@ -117,7 +117,7 @@ def test_frames_that_nobody_sees_are_left_out_without_a_trace(
     expected = shown_at(all_times_s - all_times_s[0], wanted_s)
     np.testing.assert_allclose(times_s, all_times_s[expected] - all_times_s[0], atol=1e-9)
     np.testing.assert_array_equal(frames, all_frames[expected])
-    assert (len(decoded) < 80) == (options.get("bf", "3") != "0" and codec != "libvpx-vp9")
+    assert len(decoded) <= most
 
 
 def damaged(path: Path, from_s: float) -> Path:

@@ -77,14 +77,17 @@ def time_limit(limit_s: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
-def remaining_s(path: str) -> float:
-    """Seconds until the innermost `time_limit` ends; raises `MediaError` when there are none."""
-    deadline_s, limit_s = _deadline.get()
-    left_s = deadline_s - time.monotonic()
+def _remaining_s(path: str) -> float:
+    """Seconds until the time limit; raises `MediaError` when there are none."""
+    left_s = _deadline.get()[0] - time.monotonic()
     if left_s <= 0:
-        detail = f"not read within {limit_s:g} s; it is damaged, or needs a larger time limit"
-        raise MediaError(path, "too_slow", detail)
+        raise _too_slow(path)
     return left_s
+
+
+def _too_slow(path: str) -> MediaError:
+    detail = f"not read within {_deadline.get()[1]:g} s; damaged, or in need of a larger time limit"
+    return MediaError(path, "too_slow", detail)
 
 
 @contextmanager
@@ -124,7 +127,7 @@ def _open(path: str, *, with_pictures: bool) -> InputContainer:
             )
         if file.stat().st_size == 0:
             raise MediaError(path, "empty", "0 bytes; copy or download the file again")
-        left_s = remaining_s(path)
+        left_s = _remaining_s(path)
         # The explicit protocol keeps a colon in a file's name from being read as an address.
         return av.open(
             f"file:{path}",
@@ -139,8 +142,7 @@ def _open(path: str, *, with_pictures: bool) -> InputContainer:
             timeout=None if left_s == math.inf else left_s,
         )
     except ExitError:
-        remaining_s(path)
-        raise
+        raise _too_slow(path) from None
     except FFmpegError as error:
         detail = f"no audio, video or picture of an accepted format ({error.strerror})"
         raise MediaError(path, "unreadable", detail) from None
@@ -247,10 +249,11 @@ def packets(
     path = file_path(container)
     try:
         for packet in container.demux(streams):
-            remaining_s(path)
+            _remaining_s(path)
             yield packet
+    except ExitError:
+        raise _too_slow(path) from None
     except FFmpegError:
-        remaining_s(path)
         yield from map(flush, streams)
 
 

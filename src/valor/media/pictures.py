@@ -39,10 +39,15 @@ def orientation(frame: VideoFrame) -> tuple[bool, int]:
         True if it is to be mirrored left to right, and how many times it is to be turned
         counterclockwise by 90 degrees after that, 0 to 3.
     """
+    # A frame and its side data refer to each other: only garbage collection would free its memory,
+    # and that of the decoder with it. So we ask a very small copy.
+    small = VideoReformatter().reformat(
+        frame, 16, 16, format="rgb24", interpolation=Interpolation.POINT, threads=1
+    )
     try:
-        side_data = frame.side_data
+        side_data = small.side_data
     except ValueError:
-        side_data = _known_to_pyav(frame).side_data
+        side_data = _known_to_pyav(small).side_data
     matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, 0

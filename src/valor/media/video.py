@@ -57,8 +57,7 @@ _SEEK_LEAD_S = {
 The transport stream knows no keyframes: it goes to any packet, and decoding waits for the next.
 """
 
-
-Way = Callable[[InputContainer, VideoStream, np.ndarray], Iterator[VideoFrame]]
+_Way = Callable[[InputContainer, VideoStream, np.ndarray], Iterator[VideoFrame]]
 """Finds a frame for each of the ascending times, which are the container's."""
 
 
@@ -110,7 +109,7 @@ def read_frames(
     Raises:
         MediaError: If no picture can be decoded.
     """
-    ways: list[Way] = [partial(_displayed, in_full=False), partial(_displayed, in_full=True)]
+    ways: list[_Way] = [partial(_displayed, in_full=False), partial(_displayed, in_full=True)]
     if keyframes_only:
         ways.insert(0, _keyframes)
     return _read_frames(container, times_s, short_side_px, ways)
@@ -120,7 +119,7 @@ def _read_frames(
     container: InputContainer,
     times_s: Sequence[float] | np.ndarray,
     short_side_px: int | None,
-    ways: Sequence[Way],
+    ways: Sequence[_Way],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read in the first of the ways that works."""
     stream = video_stream(container)
