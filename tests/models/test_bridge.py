@@ -206,7 +206,7 @@ def test_what_does_not_fit_into_the_language_model_is_refused():
     sound = SpectrogramConfig(num_mels=8, hops_per_window=16)
     processor = ProcessorConfig(frames=frames, spectrogram=sound, max_text_length=59)
     config.check(processor)
-    with pytest.raises(ValueError, match="129 positions, but the language model has 128"):
+    with pytest.raises(ValueError, match="130 positions, but the language model has 128"):
         config.check(dataclasses.replace(processor, max_text_length=60))
     with pytest.raises(ValueError, match="max_positions=1"):
         dataclasses.replace(config, max_positions=1).check(processor)
