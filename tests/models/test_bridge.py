@@ -9,6 +9,9 @@ from tests.tiny import SPECIAL, VOCAB, texts, tiny_batch, tiny_bridge
 from valor.models.generation import GenerationConfig
 from valor.objectives.answering import AnsweringConfig
 from valor.objectives.captioning import CaptioningConfig
+from valor.processing.frames import FrameConfig
+from valor.processing.processor import ProcessorConfig
+from valor.processing.spectrogram import SpectrogramConfig
 from valor.training.step import ObjectivesConfig, backward, loss_terms
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality, TextBatch
 
@@ -195,3 +198,15 @@ def test_a_prompt_must_end_in_words():
     config = tiny_bridge().config
     with pytest.raises(ValueError, match="must end in words"):
         dataclasses.replace(config, prompt=config.prompt[:-1])
+
+
+def test_what_does_not_fit_into_the_language_model_is_refused():
+    config = tiny_bridge().config
+    frames = FrameConfig(num_bursts=2, frames_per_burst=2, image_px=8)
+    sound = SpectrogramConfig(num_mels=8, hops_per_window=16)
+    processor = ProcessorConfig(frames=frames, spectrogram=sound, max_text_length=59)
+    config.check(processor)
+    with pytest.raises(ValueError, match="130 positions, but the language model has 128"):
+        config.check(dataclasses.replace(processor, max_text_length=60))
+    with pytest.raises(ValueError, match="max_positions=1"):
+        dataclasses.replace(config, max_positions=1).check(processor)

@@ -1,22 +1,23 @@
 """Laws of the two-stage recipe and of the model folder that it leaves."""
 
 import json
+import math
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-from transformers import PreTrainedTokenizerFast as OwnTokenizer
+from transformers import AutoModelForCausalLM
 
 from valor.checkpoints.folder import load_model
 from valor.cli.main import main
-from valor.config import ConfigError, evolve
+from valor.config import evolve
 from valor.data.manifest import read_manifest
-from valor.errors import ModelError
+from valor.errors import ConfigError, ModelError
 from valor.evaluation.run import evaluate
 from valor.inference import load
 from valor.processing.tokenizer import Tokenizer
 from valor.recipes.bridge import BridgeParts, assemble, bridge_captions, train_bridge
+from valor.recipes.template_language import train_language_model
 from valor.training.loop import run
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
 
@@ -31,25 +32,9 @@ PARTS = evolve(
 
 @pytest.fixture(scope="module")
 def language_model(world, tmp_path_factory):
-    """A folder as `save_pretrained` writes it, with random weights and the world's words."""
-    texts = [c.text for r in read_manifest(world) for c in r.captions]
-    texts += [t for r in read_manifest(world) for q in r.questions for t in (q.text, *q.answers)]
-    words = Tokenizer.train([*texts, "video sound describe answer"])
+    """Trained for a moment on the world's texts; a folder as transformers writes it."""
     folder = tmp_path_factory.mktemp("hub") / "small"
-    names = {"pad": "[PAD]", "unk": "[UNK]", "bos": "[CLS]", "eos": "[SEP]"}
-    own = OwnTokenizer(
-        tokenizer_object=words._tokenizer, **{f"{k}_token": v for k, v in names.items()}
-    )
-    own.save_pretrained(folder)
-    config = LlamaConfig(
-        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        vocab_size=words.vocab_size + 7, max_position_embeddings=160,
-        pad_token_id=own.pad_token_id, bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return train_language_model(read_manifest(world), folder, num_steps=12)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +43,18 @@ def trained(world, language_model, tmp_path_factory):
     start = assemble(language_model, folder / "start", parts=PARTS)
     records = read_manifest(world, split="train")
     return start, train_bridge(start, records, folder, num_steps=(2, 2))
+
+
+def test_the_language_model_learns_from_texts_without_any_media(language_model, world):
+    own = AutoModelForCausalLM.from_pretrained(language_model)
+    tokenizer = Tokenizer.for_language_model(language_model)
+    texts = [c.text for record in read_manifest(world) for c in record.captions]
+    batch = tokenizer.encode(texts, max_length=64)
+    assert (batch.token_ids[:, 0] == tokenizer.special.start).all()
+    labels = batch.token_ids.masked_fill(~batch.valid, -100)
+    loss = own(batch.token_ids, attention_mask=batch.valid.long(), labels=labels).loss
+    assert loss < 0.9 * math.log(tokenizer.vocab_size)
+    assert tokenizer.decode(batch.token_ids[:1]) == texts[:1]
 
 
 def test_both_stages_train_and_the_language_model_is_the_one_that_came(trained, language_model):

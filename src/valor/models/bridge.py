@@ -86,6 +86,15 @@ class BridgeConfig:
         positions = max(processor.frames.num_bursts, processor.spectrogram.num_windows)
         if positions > self.max_positions:
             raise ValueError(f"more bursts or windows than max_positions={self.max_positions}")
+        sizes, architecture = self.qformer, self.language_model.architecture
+        words = sum(len(part.words) for part in self.prompt) + 2 * processor.max_text_length
+        length = words + sizes.num_vision_queries + sizes.num_audio_queries
+        room = architecture.get("max_position_embeddings", architecture.get("n_positions"))
+        if room and length > room:
+            raise ValueError(
+                f"prompt, media, question and answer may take {length} positions, but the language "
+                f"model has {room}; lower max_text_length or the number of queries"
+            )
 
     def build(self) -> "Bridge":
         """A bridge with fresh weights."""

@@ -163,17 +163,19 @@ def _seen(slots: Slots, rng: np.random.Generator) -> str:
 
 def _in_turn(scene: Scene, about: str, slots: Slots, rng: np.random.Generator) -> str:
     """What is seen, heard or both of two actors, one after the other."""
-    other = scene.sounding[1].voice
-    first, second = [f"{slots.get('pitch')} {slots.get('timbre')}"], [other.timbre if other else ""]
-    if "rhythm" in slots:
-        first.append(_say(rng, _RHYTHM_PHRASES[slots["rhythm"]]))
+    seen = heard = ("", "")
     if about != "audio":
         motion = _say(rng, _MOTION_PHRASES[slots["motion"]])
-        first[:0] = [f"{slots['colour']} {slots['shape']} {motion}", "like a"]
-        second[:0] = [f"{slots['companion_colour']} {slots['companion_shape']}", "like a"]
-    if about == "vision":
-        first, second = first[:1], second[:1]
-    return f"first a {' '.join(first)} then a {' '.join(second)}"
+        seen = (
+            f"{slots['colour']} {slots['shape']} {motion}",
+            f"{slots['companion_colour']} {slots['companion_shape']}",
+        )
+    if about != "vision":
+        rhythm = _say(rng, _RHYTHM_PHRASES[slots["rhythm"]])
+        second = scene.sounding[1].voice
+        heard = (f"{slots['pitch']} {slots['timbre']} {rhythm}", second.timbre if second else "")
+    first, then = (" like a ".join(filter(None, turn)) for turn in zip(seen, heard, strict=True))
+    return f"first a {first} then a {then}"
 
 
 def _companion(slots: Slots, rng: np.random.Generator, adjective: str) -> str:
