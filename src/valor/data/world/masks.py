@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import UInt8
 
-from valor.data.masks import MaskedClip
+from valor.data.masks import MaskedClip, MaskedMoment
 from valor.data.world.drawing import draw
 from valor.data.world.scene import (
     COLOURS,
@@ -78,6 +78,29 @@ def mask_scenes(seed: int, num: int, *, held_out: bool, level: Level = "full") -
         if all((visual_class(a.shape, a.colour) == 0) == held_out for a in scene.visible):
             num -= 1
             yield scene
+
+
+def pan(moment: MaskedMoment, rng: np.random.Generator) -> MaskedMoment:
+    """Let the camera look elsewhere in every frame; the world wraps around.
+
+    What is at one place of the current frame was at others before, as when the camera moves with
+    a car: a memory must find things by what they look like, not by where they are.
+
+    Args:
+        moment: Not changed.
+        rng: Draws a way for each frame, up to the whole side.
+
+    Returns:
+        The frames shifted, and the mask as its frame.
+    """
+    height, width = moment.labels.shape
+    ways = [(int(rng.integers(height)), int(rng.integers(width))) for _ in moment.frames]
+    return MaskedMoment(
+        frames=np.stack(
+            [np.roll(f, way, axis=(0, 1)) for f, way in zip(moment.frames, ways, strict=True)]
+        ),
+        labels=np.roll(moment.labels, ways[-1], axis=(0, 1)),
+    )
 
 
 def spoil(
