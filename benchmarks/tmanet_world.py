@@ -5,9 +5,9 @@
 Every arm has the same parameters, data and steps; only what stands in the memory, or how it is
 read, differs. `single`: the current frame alone fills the memory. `shuffled`: the past of another
 video. `mean`: the past values of a position, averaged. The camera looks elsewhere in every frame
-(`--steady`: it does not, and things stay near their places). Test scenes have combinations of shape and
-colour that training never sees. The limit: on spoilt frames TMANet is better in mean IoU than each
-other arm by more than the spread (largest minus smallest of all seeds) of either.
+(`--steady`: it does not, and things stay near their places). Test scenes have combinations of
+shape and colour that training never sees. The limit: on spoilt frames TMANet is better in mean IoU
+than each other arm by more than the spread (largest minus smallest of all seeds) of either.
 """
 
 import argparse
