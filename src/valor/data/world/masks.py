@@ -27,6 +27,8 @@ CLASSES = ("background", *SHAPES)
 CLASS_COLOURS = ((0, 0, 0), *COLOURS.values())
 """Of each class in pictures of masks."""
 
+_PAN = 0.2
+"""Largest way of the camera in each direction, in parts of the side."""
 _MAX_OCCLUDERS = 7
 _NOISE = (50.0, 110.0)
 """Least and largest deviation of noise, of 255."""
@@ -81,26 +83,29 @@ def mask_scenes(seed: int, num: int, *, held_out: bool, level: Level = "full") -
 
 
 def pan(moment: MaskedMoment, rng: np.random.Generator) -> MaskedMoment:
-    """Let the camera look elsewhere in every frame; the world wraps around.
+    """Let the camera look a little elsewhere in every frame.
 
     What is at one place of the current frame was at others before, as when the camera moves with
     a car: a memory must find things by what they look like, not by where they are.
 
     Args:
         moment: Not changed.
-        rng: Draws a way for each frame, up to the whole side.
+        rng: Draws a way for each frame.
 
     Returns:
-        The frames shifted, and the mask as its frame.
+        The frames shifted, and the mask as its frame; what comes into view repeats the border.
     """
-    height, width = moment.labels.shape
-    ways = [(int(rng.integers(height)), int(rng.integers(width))) for _ in moment.frames]
-    return MaskedMoment(
-        frames=np.stack(
-            [np.roll(f, way, axis=(0, 1)) for f, way in zip(moment.frames, ways, strict=True)]
-        ),
-        labels=np.roll(moment.labels, ways[-1], axis=(0, 1)),
-    )
+    side = len(moment.labels)
+    margin = round(_PAN * side)
+    ways = rng.integers(0, 2 * margin + 1, (len(moment.frames), 2))
+
+    def shifted(picture: np.ndarray, way: np.ndarray) -> np.ndarray:
+        edges = [(margin, margin)] * 2 + [(0, 0)] * (picture.ndim - 2)
+        top, left = way
+        return np.pad(picture, edges, mode="edge")[top : top + side, left : left + side]
+
+    frames = [shifted(frame, way) for frame, way in zip(moment.frames, ways, strict=True)]
+    return MaskedMoment(frames=np.stack(frames), labels=shifted(moment.labels, ways[-1]))
 
 
 def spoil(
