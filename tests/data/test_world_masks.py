@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from valor.data.masks import moment_indices
+from valor.data.masks import MaskedMoment, moment_indices
 from valor.data.world.drawing import draw
-from valor.data.world.masks import CLASSES, mask_scenes, masked_clip, spoil
+from valor.data.world.masks import CLASSES, mask_scenes, masked_clip, pan, spoil
 from valor.data.world.scene import SHAPES, visual_class
 
 
@@ -46,6 +46,31 @@ def test_a_spoilt_frame_is_another_and_follows_from_the_seed():
         assert (spoilt != frame).mean() > 0.02
         assert np.array_equal(spoilt, spoil(frame, np.random.default_rng(seed)))
     assert np.array_equal(frame, before)
+
+
+def test_panning_shifts_each_frame_and_the_mask_with_its_own():
+    (scene,) = mask_scenes(0, 1, held_out=False)
+    clip = masked_clip(scene, side_px=24)
+    plain = MaskedMoment(frames=clip.frames[[8, 8, 8]], labels=clip.labels[8])
+    panned = pan(plain, np.random.default_rng(0))
+    assert not np.array_equal(panned.frames[0], panned.frames[1])
+    assert not np.array_equal(panned.labels, plain.labels)
+    ways = {
+        (down, right)
+        for down in range(-5, 6)
+        for right in range(-5, 6)
+        if np.array_equal(
+            middle(panned.labels), middle(np.roll(plain.labels, (down, right), (0, 1)))
+        )
+        and np.array_equal(
+            middle(panned.frames[-1]), middle(np.roll(plain.frames[-1], (down, right), (0, 1)))
+        )
+    }
+    assert len(ways) == 1, "the mask goes the way of the current frame"
+
+
+def middle(picture):
+    return picture[6:-6, 6:-6]
 
 
 def test_the_past_is_in_order_and_begins_with_the_first_frame():

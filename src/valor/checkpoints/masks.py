@@ -19,6 +19,7 @@ from valor.models.temporal_memory import TemporalMemory, TemporalMemoryConfig
 from valor.processing.sequences import SequenceConfig, normalised
 
 _PREPROCESSING = "preprocessor_config.json"
+_DECODED_AT_ONCE = 8
 
 
 def save_mask_model(
@@ -116,12 +117,13 @@ class MaskModel:
         Raises:
             MediaError: If the file has no picture that can be decoded.
         """
-        slots, step_s = self.model.config.head.num_slots, self.sequence.step_s
-        past = step_s * np.arange(-slots, 1)
-        for number in range(self.num_frames(path, fps)):
-            now = number / fps
-            times = np.maximum(now + past, 0.0)
-            frames, _ = decode_frames(path, times, short_side_px=self.sequence.short_side_px)
-            logits = self.model(normalised(torch.from_numpy(frames), self.sequence)[None]).main
-            labels = logits[0].argmax(dim=0).to(torch.uint8).numpy()
-            yield MaskedFrame(time_s=now, frame=frames[-1], labels=labels)
+        past = self.sequence.step_s * np.arange(-self.model.config.head.num_slots, 1)
+        total, size_px = self.num_frames(path, fps), self.sequence.short_side_px
+        for start in range(0, total, _DECODED_AT_ONCE):
+            nows = np.arange(start, min(start + _DECODED_AT_ONCE, total)) / fps
+            times = np.maximum(nows[:, None] + past, 0.0)
+            frames, _ = decode_frames(path, times.ravel(), short_side_px=size_px)
+            for now, seen in zip(nows, np.split(frames, len(nows)), strict=True):
+                logits = self.model(normalised(torch.from_numpy(seen), self.sequence)[None]).main
+                labels = logits[0].argmax(dim=0).to(torch.uint8).numpy()
+                yield MaskedFrame(time_s=float(now), frame=seen[-1], labels=labels)

@@ -13,7 +13,7 @@ from valor.config import configclass, evolve, fingerprint
 from valor.data.manifest import Record
 from valor.data.masks import MaskedClip, MaskedMoment, moment_indices
 from valor.data.mixture import step_rng, step_rows
-from valor.data.world.masks import CLASS_COLOURS, CLASSES, masked_clip, spoil
+from valor.data.world.masks import CLASS_COLOURS, CLASSES, masked_clip, pan, spoil
 from valor.data.world.render import read_scenes
 from valor.data.world.scene import FPS, Scene
 from valor.encoders.pyramid import PyramidConfig
@@ -48,6 +48,8 @@ class MaskTrainConfig:
     optim: OptimConfig = OptimConfig(learning_rate=3e-3, weight_decay=0.02)
     spoilt: float = 0.5
     """How often the current frame is spoilt in training."""
+    pans: bool = True
+    """Whether the camera looks elsewhere in every frame."""
     batch_size: int = 16
     num_steps: int = 400
     save_every: int = 200
@@ -208,9 +210,12 @@ def draw_moment(
     slots, step = config.model.head.num_slots, round(config.sequence.step_s * FPS)
     now = int(rng.integers(min(slots * step, len(clip.frames) - 1), len(clip.frames)))
     frames = clip.frames[moment_indices(now, num_past=slots, step=step)]
+    moment = MaskedMoment(frames=frames, labels=clip.labels[now])
+    if config.pans:
+        moment = pan(moment, rng)
     if spoilt:
-        frames[-1] = spoil(frames[-1], rng)
-    return MaskedMoment(frames=frames, labels=clip.labels[now])
+        moment.frames[-1] = spoil(moment.frames[-1], rng)
+    return moment
 
 
 def stack(

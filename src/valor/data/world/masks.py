@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import UInt8
 
-from valor.data.masks import MaskedClip
+from valor.data.masks import MaskedClip, MaskedMoment
 from valor.data.world.drawing import draw
 from valor.data.world.scene import (
     COLOURS,
@@ -27,6 +27,8 @@ CLASSES = ("background", *SHAPES)
 CLASS_COLOURS = ((0, 0, 0), *COLOURS.values())
 """Of each class in pictures of masks."""
 
+_PAN = 0.2
+"""Largest way of the camera in each direction, in parts of the side."""
 _MAX_OCCLUDERS = 7
 _NOISE = (50.0, 110.0)
 """Least and largest deviation of noise, of 255."""
@@ -78,6 +80,32 @@ def mask_scenes(seed: int, num: int, *, held_out: bool, level: Level = "full") -
         if all((visual_class(a.shape, a.colour) == 0) == held_out for a in scene.visible):
             num -= 1
             yield scene
+
+
+def pan(moment: MaskedMoment, rng: np.random.Generator) -> MaskedMoment:
+    """Let the camera look a little elsewhere in every frame.
+
+    What is at one place of the current frame was at others before, as when the camera moves with
+    a car: a memory must find things by what they look like, not by where they are.
+
+    Args:
+        moment: Not changed.
+        rng: Draws a way for each frame.
+
+    Returns:
+        The frames shifted, and the mask as its frame; what comes into view repeats the border.
+    """
+    side = len(moment.labels)
+    margin = round(_PAN * side)
+    ways = rng.integers(0, 2 * margin + 1, (len(moment.frames), 2))
+
+    def shifted(picture: np.ndarray, way: np.ndarray) -> np.ndarray:
+        edges = [(margin, margin)] * 2 + [(0, 0)] * (picture.ndim - 2)
+        top, left = way
+        return np.pad(picture, edges, mode="edge")[top : top + side, left : left + side]
+
+    frames = [shifted(frame, way) for frame, way in zip(moment.frames, ways, strict=True)]
+    return MaskedMoment(frames=np.stack(frames), labels=shifted(moment.labels, ways[-1]))
 
 
 def spoil(
