@@ -53,26 +53,10 @@ def train_language_model(
     Returns:
         `out`.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     parts = BridgeParts()
     tokenizer = _words(records, parts)
-    special = tokenizer.special
     torch.manual_seed(seed)
-    model: Any = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            pad_token_id=special.pad,
-            bos_token_id=special.start,
-            eos_token_id=special.end,
-        )
-    )
+    model = _fresh_model(tokenizer)
     tower = TowerConfig(
         architecture={**model.config.to_dict(), "architectures": ["LlamaForCausalLM"]}, dim=128
     )
@@ -145,6 +129,25 @@ def _loss(
     logits = decoder.read(prompt, texts, as_media(decoder, tokenizer, said), AUDIOVISUAL)
     scored = texts.valid[:, 1:]
     return F.cross_entropy(logits[:, :-1][scored], texts.token_ids[:, 1:][scored])
+
+
+def _fresh_model(tokenizer: Tokenizer) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=tokenizer.vocab_size,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.special.pad,
+            bos_token_id=tokenizer.special.start,
+            eos_token_id=tokenizer.special.end,
+        )
+    )
 
 
 def _words(records: Sequence[Record], parts: BridgeParts) -> Tokenizer:
