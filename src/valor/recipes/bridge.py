@@ -118,8 +118,8 @@ def assemble(
 def bridge_captions() -> TrainConfig:
     """Stage 1: say what is seen and heard.
 
-    Made for about two minutes on two cores; `benchmarks/bridge_world.py` shows on the rendered world
-    what comes of both stages.
+    Made for about two minutes on two cores; `benchmarks/bridge_world.py` shows on the rendered
+    world what comes of both stages.
     """
     return TrainConfig(
         model=FolderConfig(path="runs/bridge/start"),
