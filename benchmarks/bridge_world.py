@@ -80,7 +80,9 @@ def by_text(model: DescribingModel, asked: Asked, *, reads: bool) -> list[str]:
 def measure(
     folder: Path, *, num_seeds: int, quick: bool, tell: Callable[[str], None]
 ) -> dict[str, list[dict[str, float]]]:
-    num, num_test, language, steps = (64, 16, 30, (6, 6)) if quick else (3000, 200, 800, (450, 450))
+    num, num_test, language, steps = (
+        (64, 16, 30, (6, 6)) if quick else (3000, 200, 1500, (450, 450))
+    )
     world = World(num=num, num_val=0, num_test=num_test, seed=0, level="relay")
     render_world(folder / "world", world)
     train = read_manifest(folder / "world", split="train")

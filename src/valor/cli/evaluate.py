@@ -23,8 +23,8 @@ class Arguments:
     """Folder for report.json and report.html."""
     split: str = "test"
     """Which records are used."""
-    metric: tuple[str, ...] = ()
-    """More metrics: package.module:function of your own, from `evaluation.run.Outputs`."""
+    metric: str | None = None
+    """One more metric: package.module:function of your own, from `evaluation.run.Outputs`."""
     trust_code: bool = False
     """Import the code outside this package that a model folder names."""
     json: Json = False
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     from valor.recipes import find_function
     from valor.recipes.demo import evaluate_into
 
-    metrics = {name: find_function(name) for name in arguments.metric}
+    metrics = {name: find_function(name) for name in [arguments.metric] if name}
     model = load(arguments.model, trust_code=arguments.trust_code)
     with StageProgress() as progress:
         report = evaluate_into(

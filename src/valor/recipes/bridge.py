@@ -118,8 +118,8 @@ def assemble(
 def bridge_captions() -> TrainConfig:
     """Stage 1: say what is seen and heard.
 
-    Cost on the rendered world: about 2 minutes on two cores; `benchmarks/bridge_world.py` shows
-    what comes of both stages.
+    Made for about two minutes on two cores; `benchmarks/bridge_world.py` shows on the rendered
+    world what comes of both stages.
     """
     return TrainConfig(
         model=FolderConfig(path="runs/bridge/start"),
@@ -134,7 +134,7 @@ def bridge_captions() -> TrainConfig:
 def bridge_instructions() -> TrainConfig:
     """Stage 2: answer questions, and go on describing.
 
-    Cost on the rendered world: about 2 minutes on two cores.
+    Made for about two minutes on two cores.
     """
     captions = CaptioningConfig(groups=(AUDIOVISUAL,), weight=0.2)
     objectives = ObjectivesConfig(alignment=None, captioning=captions, answering=AnsweringConfig())
