@@ -81,25 +81,6 @@ def train_language_model(
     return out
 
 
-def _fresh_model(tokenizer: Tokenizer) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    special = tokenizer.special
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=special.pad,
-        bos_token_id=special.start,
-        eos_token_id=special.end,
-    )
-    return LlamaForCausalLM(config)
-
-
 def as_media(
     decoder: LanguageDecoder, tokenizer: Tokenizer, texts: dict[Modality, list[str]]
 ) -> Memory:
