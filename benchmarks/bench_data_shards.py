@@ -125,7 +125,8 @@ def per_s(source: Source, workers: int, kind: Kind, num_steps: int) -> float:
     )
     with closing(loader):
         steps = loader.steps(0, num_steps + 2)
-        next(steps), next(steps)
+        for _ in range(2):
+            next(steps)
         start = time.perf_counter()
         num = sum(len(step.samples) for step in steps)
         return num / (time.perf_counter() - start)

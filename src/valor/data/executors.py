@@ -98,7 +98,7 @@ class RayExecutor:
     ) -> Iterator[tuple[Task, Result | None]]:
         """Yield tasks with their results as they are finished."""
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise DependencyError("executor ray: install the extra `valor-omni[ray]`") from None
         rows = [{"item": task} for task in tasks]
