@@ -12,7 +12,12 @@ from valor.processing.augment import (
 )
 
 NOTHING = AugmentConfig(
-    smallest_crop=1.0, brightness=0, contrast=0, saturation=0, num_mel_masks=0, num_hop_masks=0
+    smallest_crop=1.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    num_mel_masks=0,
+    num_hop_masks=0,
 )
 
 
