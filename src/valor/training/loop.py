@@ -7,7 +7,7 @@ the last state was written, with exactly the batches and masks of an uninterrupt
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -17,8 +17,10 @@ import torch
 from valor.checkpoints.folder import save_model
 from valor.config import configclass, evolve, fingerprint, from_dict, to_json
 from valor.data.collate import collate_training
+from valor.data.loader import Loader, ReadingConfig
 from valor.data.manifest import Record
-from valor.data.mixture import step_rng, step_rows
+from valor.data.mixture import Mixture, sample_rng, step_rng, step_rows
+from valor.data.reading import FileSource, Source
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError
 from valor.models.valor import Valor, ValorConfig
@@ -46,6 +48,9 @@ class TrainConfig:
     """`auto` takes bfloat16 where the processor multiplies matrices in it."""
     save_every: int = 200
     """Steps between two states on disk."""
+    reading: ReadingConfig | None = None
+    """How a random view of each sample is read at every step; None decodes media files once, as
+    inference sees them, and reads shards at every step with the defaults."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
@@ -77,7 +82,12 @@ class TrainConfig:
 
 
 def run(
-    config: TrainConfig, records: Sequence[Record], out: Path, *, report: Report = silent
+    config: TrainConfig,
+    records: Sequence[Record],
+    out: Path,
+    *,
+    source: Source | None = None,
+    report: Report = silent,
 ) -> Path:
     """Train a model, or go on with a run that was stopped.
 
@@ -85,6 +95,7 @@ def run(
         config: The complete run.
         records: Training data.
         out: Run folder; made if needed.
+        source: Holds the samples of the records, row for row; None for their media files.
         report: Told about progress in stages `prepare` and `train`.
 
     Returns:
@@ -106,29 +117,34 @@ def run(
     _claim(out, config, records)
     processor = _processor(config, records)
     model_config = evolve(config.model, {"text.vocab_size": processor.tokenizer.vocab_size})
-    store = load_store(
-        records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
-    )
-    if not len(store):
-        raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
+    data = source if config.reading is None else source or FileSource(records)
+    if data is None:
+        data = load_store(
+            records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
+        )
+        if not len(data):
+            raise ManifestError(f"none of {len(records)} records can be read: {data.bad}")
     torch.manual_seed(config.seed)
     model = Valor(model_config).to(_dtype(config.precision))
     optimizer = Optimizer(model, config.optim, config.num_steps)
     start = load_state(out / "state", optimizer)
     special = processor.tokenizer.special
     model.train()
-    with closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor:
-        for step in range(start, config.num_steps):
-            batch = _batch(config, store, processor, step)
+    with (
+        closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor,
+        closing(_batches(config, data, processor, start)) as batches,
+    ):
+        for step, batch in enumerate(batches, start):
             torch.manual_seed(config.seed * 1_000_003 + step)
-            values = backward(model, batch, config.objectives, special)
+            values = backward(model, batch, config.objectives, special) if batch.ids else {}
+            values |= {"left_out": n} if (n := config.batch_size - len(batch.ids)) else {}
             values["grad_norm"] = optimizer.step(step)
             values["learning_rate"] = optimizer.learning_rate(step)
             monitor.log(step, values)
             report("train", step + 1, config.num_steps)
             if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
                 save_state(out / "state", optimizer, next_step=step + 1)
-    card = _card(config, store)
+    card = _card(config, data)
     save_model(out / "model", model_config, optimizer.masters, processor, card=card)
     return out / "model"
 
@@ -168,21 +184,51 @@ def _dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
+def _batches(
+    config: TrainConfig, data: SampleStore | Source, processor: Processor, start: int
+) -> Generator[Batch]:
+    """The batches of the steps from `start` on, in the precision of the run."""
+    if isinstance(data, SampleStore):
+        for step in range(start, config.num_steps):
+            yield _cast(_batch(config, data, processor, step), config)
+        return
+    loader = Loader(
+        sources=[data],
+        mixture=Mixture([len(data)], batch_size=config.batch_size, seed=config.seed),
+        processor=processor,
+        config=config.reading or ReadingConfig(),
+        seed=config.seed,
+    )
+    with closing(loader):
+        for loaded in loader.steps(start, config.num_steps):
+            rng = step_rng(seed=config.seed, step=loaded.step)
+            rngs = [
+                sample_rng(seed=config.seed, step=loaded.step, id=record.id, of_texts=True)
+                for record in loaded.records
+            ]
+            batch = collate_training(loaded.samples, loaded.records, processor, rng, rngs)
+            yield _cast(batch, config)
+
+
 def _batch(config: TrainConfig, store: SampleStore, processor: Processor, step: int) -> Batch:
     rows = step_rows(num_rows=len(store), batch_size=config.batch_size, seed=config.seed, step=step)
     rng = step_rng(seed=config.seed, step=step)
     samples = [store[int(row)] for row in rows]
-    batch = collate_training(samples, [store.records[int(row)] for row in rows], processor, rng)
+    return collate_training(samples, [store.records[int(row)] for row in rows], processor, rng)
+
+
+def _cast(batch: Batch, config: TrainConfig) -> Batch:
     dtype = _dtype(config.precision)
     batch.pixels = None if batch.pixels is None else batch.pixels.to(dtype)
     batch.spectrograms = None if batch.spectrograms is None else batch.spectrograms.to(dtype)
     return batch
 
 
-def _card(config: TrainConfig, store: SampleStore) -> str:
+def _card(config: TrainConfig, data: SampleStore | Source) -> str:
+    unreadable = f" ({len(data.bad)} unreadable)" if isinstance(data, SampleStore) else ""
     return (
         "---\nlibrary_name: valor\nlicense: mit\npipeline_tag: feature-extraction\n---\n"
         f"# VALOR, run {fingerprint(config)}\n\n"
-        f"Trained for {config.num_steps} steps of {config.batch_size} on {len(store)} recordings "
-        f"({len(store.bad)} unreadable).\n"
+        f"Trained for {config.num_steps} steps of {config.batch_size} on {len(data)} "
+        f"recordings{unreadable}.\n"
     )
