@@ -15,6 +15,7 @@ import wave
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -37,6 +38,12 @@ from valor.processing.spectrogram import SpectrogramConfig, spectrogram_windows
 FPS, LENGTH_S, SIZE = 25, 10, (640, 360)
 FRAMES_PER_S = 4
 WAV_HZ = 22_050
+Kind = Literal["thread", "process"]
+KINDS: tuple[tuple[Kind, int], ...] = (
+    *(("thread", 0), ("thread", 1), ("thread", 2)),
+    *(("process", 1), ("process", 2)),
+)
+"""Workers are threads or processes; 0 is the main process alone."""
 SOUND = SpectrogramConfig(num_windows=1)
 PROCESSOR = Processor(ProcessorConfig(frames=FrameConfig(num_bursts=8), spectrogram=SOUND), None)
 
@@ -109,7 +116,7 @@ def per_sample_s(read: Callable[[int, int], object], num: int, repeats: int) -> 
     return statistics.median(times_s[num:])
 
 
-def per_s(source: Source, workers: int, kind: str, num_steps: int) -> float:
+def per_s(source: Source, workers: int, kind: Kind, num_steps: int) -> float:
     """Samples per second of a loader, after its first two steps."""
     loader = Loader(
         sources=[source],
@@ -120,7 +127,8 @@ def per_s(source: Source, workers: int, kind: str, num_steps: int) -> float:
     )
     with closing(loader):
         steps = loader.steps(0, num_steps + 2)
-        next(steps), next(steps)
+        for _ in range(2):
+            next(steps)
         start = time.perf_counter()
         num = sum(len(step.samples) for step in steps)
         return num / (time.perf_counter() - start)
@@ -158,16 +166,13 @@ def measure_shards(*, quick: bool) -> dict[str, float]:
         rates = {
             f"{name}_{kind}_{workers}_samples_per_s": per_s(sources[name], workers, kind, num_steps)
             for name in ("mp4", "shard")
-            for kind, workers in (("thread", 0), *KINDS)
+            for kind, workers in KINDS
         }
     ratios = {
         "shard_gain": times_s["mp4_sample_s"] / times_s["shard_sample_s"],
         "gain_over_frame_folder": times_s["frame_folder_sample_s"] / times_s["shard_sample_s"],
     }
     return {**ratios, **times_s, **rates}
-
-
-KINDS = (("thread", 1), ("thread", 2), ("process", 1), ("process", 2))
 
 
 def main() -> None:
