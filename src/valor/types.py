@@ -173,6 +173,8 @@ class Batch:
     caption_texts: dict[Modality, TextBatch] = field(default_factory=dict[Modality, TextBatch])
     """For MGC: the text to be written from each group's media."""
     questions: list[QuestionBatch] = field(default_factory=list[QuestionBatch])
+    row_seeds: Int[Tensor, " batch"] | None = None
+    """Of what training draws for each row; None draws from torch's generator."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,8 +9,11 @@ from safetensors.torch import load_file
 
 from tests.tiny import small_run
 from valor.config import evolve
+from valor.data.executors import LocalExecutor
 from valor.data.manifest import Record, read_manifest
-from valor.errors import ConfigError, ManifestError
+from valor.data.reading import read_shards
+from valor.data.sharding import ShardConfig, shard
+from valor.errors import ConfigError, ManifestError, ValorError
 from valor.training.loop import run
 from valor.training.monitor import read_metrics
 
@@ -94,3 +97,35 @@ def test_metrics_name_every_term(world, tmp_path):
     groups = ("vision", "audio", "audiovisual")
     expected = {f"{objective}/{group}" for objective in ("align", "caption") for group in groups}
     assert expected | {"answer/audiovisual", "loss", "grad_norm", "learning_rate"} <= row.keys()
+
+
+def test_a_run_on_shards_resumes_with_the_same_views(world, tmp_path):
+    config = ShardConfig(records_per_shard=5, short_side_px=64, fps=8.0)
+    shard(read_manifest(world), tmp_path / "shards", config, LocalExecutor(1))
+    records, source = read_shards(str(tmp_path / "shards"), split="train")
+    reading = {"workers": 2, "augment": {}}
+    run_config = evolve(small_run(), {"reading": reading})
+    whole = run(
+        evolve(small_run(), {"reading": {"augment": {}}}),
+        records,
+        tmp_path / "whole",
+        source=source,
+    )
+    with pytest.raises(StopError):
+        run(run_config, records, tmp_path / "cut", source=source, report=stop_at(3))
+    resumed = run(run_config, records, tmp_path / "cut", source=source)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], tensor), name
+
+
+def test_what_cannot_be_read_at_a_step_is_left_out_of_it(world, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    records = read_manifest(world, split="train")
+    records.append(Record(id="broken", media=str(broken), captions=records[0].captions))
+    config = evolve(small_run(), {"reading": {"max_bad_fraction": 0.5}})
+    run(config, records, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert 1 <= sum(row.get("left_out", 0) for row in rows) <= 2
+    with pytest.raises(ValorError, match="max_bad_fraction"):
+        run(evolve(config, {"reading.max_bad_fraction": 0.0}), records, tmp_path / "strict")

@@ -131,13 +131,13 @@ class Loader:
     seed: int
     rank: int = 0
     num_ranks: int = 1
-    bad: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter, init=False)
     """Reads that failed, by reason."""
-    _num_read: int = 0
-    _pool: Executor | None = None
-    _crashed: set[tuple[int, int]] = field(default_factory=set)
+    _num_read: int = field(default=0, init=False)
+    _pool: Executor | None = field(default=None, init=False)
+    _crashed: set[tuple[int, int]] = field(default_factory=set, init=False)
     """Source and row of what kills processes, which is not read again."""
-    _alone: ProcessPoolExecutor | None = None
+    _alone: ProcessPoolExecutor | None = field(default=None, init=False)
     """Takes what was read when a process died."""
 
     def __post_init__(self) -> None:
@@ -205,8 +205,8 @@ class Loader:
             )
 
     def _reader(self) -> _Reader:
-        config = self.config.augment
-        return _Reader(self.sources, self.processor.config, self.seed, config)
+        augment = self.config.augment
+        return _Reader(self.sources, self.processor.config, self.seed, augment)
 
     def _submit(self, ticket: Ticket) -> Callable[[], Loaded]:
         """Begin to read; returns how to wait for it."""

@@ -26,7 +26,7 @@ from PIL import Image
 
 from valor.data.manifest import Record, make_record
 from valor.data.rows import Row, parse_json
-from valor.data.storage import read_ranges, read_text
+from valor.data.storage import is_remote, read_ranges, read_text
 from valor.errors import ManifestError
 
 STATS_FILE = "_stats.json"
@@ -124,6 +124,11 @@ def decode_jpeg(content: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Read a picture; twice as fast as FFmpeg's decoder with its conversion to RGB."""
     with Image.open(io.BytesIO(content)) as picture:
         return np.asarray(picture.convert("RGB"))
+
+
+def is_shards(folder: str) -> bool:
+    """True for a folder of finished shards; addresses name nothing else."""
+    return is_remote(folder) or (Path(folder) / STATS_FILE).is_file()
 
 
 class Shards:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from valor.config import configclass
 from valor.encoders.text import Memory
 from valor.models.decoder import Decoder, Predictor, Remembered
-from valor.objectives.base import LossTerm
+from valor.objectives.base import LossTerm, row_uniform
 from valor.types import MEDIA_GROUPS, Batch, Modality, SpecialIds, TextBatch
 
 
@@ -63,9 +63,10 @@ def caption(
             continue
         texts = batch.caption_texts[group]
         prompt = decoder.caption_prompt(len(texts.valid))
-        words = predict_words(
-            decoder, prompt, texts, memory, group, special=special, fraction=config.mask_fraction
+        masking = Masking(
+            mask_id=special.mask, fraction=config.mask_fraction, seeds=batch.row_seeds
         )
+        words = predict_words(decoder, prompt, texts, memory, group, masking)
         scored = words.scored & memory.has(group)[:, None]
         if bool(scored.any()):
             terms[f"caption/{group.label}"] = LossTerm(
@@ -74,6 +75,17 @@ def caption(
                 num_rows=int(scored.any(dim=1).sum()),
             )
     return terms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masking:
+    """Which words are to be predicted."""
+
+    mask_id: int
+    fraction: float | None
+    """Share of the words; None masks each word by itself."""
+    seeds: Int[Tensor, " rows"] | None
+    """Of what is drawn for each row; None draws from torch's generator."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,9 +111,7 @@ def predict_words(
     texts: TextBatch,
     memory: Memory,
     group: Modality,
-    *,
-    special: SpecialIds,
-    fraction: float | None,
+    masking: Masking,
 ) -> PredictedWords:
     """Run the decoder over texts in the way in which it predicts words.
 
@@ -111,19 +121,22 @@ def predict_words(
         texts: What is to be predicted.
         memory: What to look at.
         group: The part of the memory to look at.
-        special: The tokenizer's special ids.
-        fraction: Share of masked words; None masks each word by itself.
+        masking: How words are masked, unless the decoder is causal.
 
     Returns:
         What was predicted from what.
     """
     if not isinstance(decoder, Decoder) or decoder.causal:
         hidden = decoder.read(prompt, texts, memory, group)
-    elif fraction is None:
-        hidden = decoder.read_fully_masked(prompt, texts, memory, group, mask_id=special.mask)
+    elif masking.fraction is None:
+        mask_id = masking.mask_id
+        hidden = decoder.read_fully_masked(prompt, texts, memory, group, mask_id=mask_id)
     else:
-        chosen = choose_words(texts.valid, fraction)
-        corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
+        streams = range(3 * group.value, 3 * group.value + 3)
+        draws = [row_uniform(masking.seeds, texts.valid, stream=stream) for stream in streams]
+        chosen = choose_words(texts.valid, masking.fraction, draws[0])
+        random_ids = (draws[1] * decoder.text.config.vocab_size).long()
+        corrupted = corrupt(texts.token_ids, chosen, masking.mask_id, draws[2], random_ids)
         masked = TextBatch(token_ids=corrupted, valid=texts.valid)
         hidden = decoder.read(prompt, masked, memory, group)
         return PredictedWords(hidden=hidden, token_ids=texts.token_ids, scored=chosen)
@@ -150,10 +163,10 @@ def smoothed_cross_entropy(
 
 
 def choose_words(
-    valid: Bool[Tensor, "rows length"], fraction: float
+    valid: Bool[Tensor, "rows length"], fraction: float, draw: Float[Tensor, "rows length"]
 ) -> Bool[Tensor, "rows length"]:
     """Choose words to predict: never the first, at least one in each row with text."""
-    draw = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0)
+    draw = draw.masked_fill(~valid, 2.0)
     draw[:, 0] = 2.0
     lowest = draw == draw.amin(dim=1, keepdim=True)
     return ((draw < fraction) | lowest) & (draw < 2.0)
@@ -163,10 +176,9 @@ def corrupt(
     token_ids: Int[Tensor, "rows length"],
     chosen: Bool[Tensor, "rows length"],
     mask_id: int,
-    vocab_size: int,
+    draw: Float[Tensor, "rows length"],
+    random_ids: Int[Tensor, "rows length"],
 ) -> Int[Tensor, "rows length"]:
     """Replace chosen words: 80 % by [MASK], 10 % by any word, 10 % kept."""
-    draw = torch.rand(chosen.shape, device=chosen.device)
-    random_ids = torch.randint_like(token_ids, vocab_size)
     replaced = torch.where(draw < 0.8, mask_id, torch.where(draw < 0.9, random_ids, token_ids))
     return torch.where(chosen, replaced, token_ids)

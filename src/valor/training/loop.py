@@ -5,7 +5,7 @@ the last state was written, with exactly the batches and masks of an uninterrupt
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from valor.checkpoints.folder import save_model
 from valor.config import configclass, fingerprint
 from valor.data.collate import collate_training
+from valor.data.loader import Loader, ReadingConfig
 from valor.data.manifest import Record
-from valor.data.mixture import step_rng, step_rows
+from valor.data.mixture import Mixture
+from valor.data.reading import FileSource, Source
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ManifestError
 from valor.models.valor import ValorConfig
@@ -30,7 +32,6 @@ from valor.training.optim import OptimConfig, Optimizer
 from valor.training.start import FolderConfig, StartConfig, begin
 from valor.training.state import claim, load_state, save_state
 from valor.training.step import ObjectivesConfig, backward, loss_terms
-from valor.types import Batch
 
 
 @configclass
@@ -49,6 +50,9 @@ class TrainConfig:
     """`auto` takes bfloat16 where the processor multiplies matrices in it."""
     save_every: int = 200
     """Steps between two states on disk."""
+    reading: ReadingConfig | None = None
+    """How a new view of each sample is read at every step. None decodes media files once, as
+    inference sees them; shards are then read at every step with the defaults."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
@@ -57,9 +61,20 @@ class TrainConfig:
         if not isinstance(self.model, FolderConfig):
             self.model.check(self.processor)
 
-    def run(self, records: Sequence[Record], out: Path, *, report: Report = silent) -> Path:
+    def run(
+        self,
+        records: Sequence[Record],
+        out: Path,
+        *,
+        source: Source | None = None,
+        report: Report = silent,
+    ) -> Path:
         """Train a model; see `run` of this module."""
-        return run(self, records, out, report=report)
+        return run(self, records, out, source=source, report=report)
+
+
+Losses = Generator[tuple[dict[str, LossTerm], dict[str, float]]]
+"""Of one step after the other: the loss terms, and what else its row of the metrics says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +87,18 @@ class Task:
     save_every: int
     """Steps between two states on disk."""
     seed: int
-    losses: Callable[[int], dict[str, LossTerm]]
-    """The loss terms of a step, which depend on step, weights and torch's random numbers alone."""
+    losses: Callable[[int], Losses]
+    """Of all steps from a first one to the last; those of a step depend on its number, the weights
+    and torch's random numbers alone."""
 
 
 def run(
-    config: TrainConfig, records: Sequence[Record], out: Path, *, report: Report = silent
+    config: TrainConfig,
+    records: Sequence[Record],
+    out: Path,
+    *,
+    source: Source | None = None,
+    report: Report = silent,
 ) -> Path:
     """Train a model, or go on with a run that was stopped.
 
@@ -85,6 +106,7 @@ def run(
         config: The complete run.
         records: Training data.
         out: Run folder; made if needed.
+        source: Holds the samples of the records, row for row; None for their media files.
         report: Told about progress in stages `prepare` and `train`.
 
     Returns:
@@ -108,27 +130,24 @@ def run(
     adapt(model, config.adapt)
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     model.to(_dtype(config.precision))
-    store = load_store(
-        records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
-    )
-    if not len(store):
-        raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
-    special = processor.tokenizer.special
-
-    def losses(step: int) -> dict[str, LossTerm]:
-        batch = _batch(config, store, processor, step)
-        return loss_terms(model, batch, config.objectives, special)
-
+    if source is None and config.reading is not None:
+        source = FileSource(records)
+    if source is None:
+        source = load_store(
+            records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
+        )
+        if not len(source):
+            raise ManifestError(f"none of {len(records)} records can be read: {source.bad}")
     task = Task(
         model=model,
         optim=config.optim,
         num_steps=config.num_steps,
         save_every=config.save_every,
         seed=config.seed,
-        losses=losses,
+        losses=lambda first: _losses(config, model, processor, source, first),
     )
     weights = fit(task, out, report=report)
-    card = _card(config, store)
+    card = _card(config, source)
     save_model(out / "model", model.config, merged(model, frozen | weights), processor, card=card)
     return out / "model"
 
@@ -147,10 +166,14 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
     optimizer = Optimizer(task.model, task.optim, task.num_steps)
     start = load_state(out / "state", optimizer)
     task.model.train()
-    with closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor:
+    with (
+        closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor,
+        closing(task.losses(start)) as losses,
+    ):
         for step in range(start, task.num_steps):
             torch.manual_seed(task.seed * 1_000_003 + step)
-            values = backward(task.losses(step))
+            terms, values = next(losses)
+            values |= backward(terms)
             values["grad_norm"] = optimizer.step(step)
             values["learning_rate"] = optimizer.learning_rate(step)
             monitor.log(step, values)
@@ -160,6 +183,35 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
     return optimizer.weights
 
 
+def _losses(
+    config: TrainConfig, model: nn.Module, processor: Processor, source: Source, first: int
+) -> Losses:
+    """Read each step's samples, draw their texts, and compute the objectives."""
+    stored = isinstance(source, SampleStore)
+    loader = Loader(
+        sources=[source],
+        mixture=Mixture([len(source)], batch_size=config.batch_size, seed=config.seed),
+        processor=processor,
+        config=ReadingConfig() if stored else config.reading or ReadingConfig(),
+        seed=config.seed,
+    )
+    special, dtype = processor.tokenizer.special, _dtype(config.precision)
+    with closing(loader):
+        for loaded in loader.steps(first, config.num_steps):
+            left_out = config.batch_size - len(loaded.records)
+            noted = {"left_out": float(left_out)} if left_out else {}
+            if not loaded.records:
+                yield {}, noted
+                continue
+            batch = collate_training(
+                loaded.samples, loaded.records, processor, seed=config.seed, step=loaded.step
+            )
+            batch.pixels = None if batch.pixels is None else batch.pixels.to(dtype)
+            if batch.spectrograms is not None:
+                batch.spectrograms = batch.spectrograms.to(dtype)
+            yield loss_terms(model, batch, config.objectives, special), noted
+
+
 def _dtype(precision: str) -> torch.dtype:
     if precision == "auto":
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -167,21 +219,11 @@ def _dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def _batch(config: TrainConfig, store: SampleStore, processor: Processor, step: int) -> Batch:
-    rows = step_rows(num_rows=len(store), batch_size=config.batch_size, seed=config.seed, step=step)
-    rng = step_rng(seed=config.seed, step=step)
-    samples = [store[int(row)] for row in rows]
-    batch = collate_training(samples, [store.records[int(row)] for row in rows], processor, rng)
-    dtype = _dtype(config.precision)
-    batch.pixels = None if batch.pixels is None else batch.pixels.to(dtype)
-    batch.spectrograms = None if batch.spectrograms is None else batch.spectrograms.to(dtype)
-    return batch
-
-
-def _card(config: TrainConfig, store: SampleStore) -> str:
+def _card(config: TrainConfig, source: Source) -> str:
+    unreadable = f" ({len(source.bad)} unreadable)" if isinstance(source, SampleStore) else ""
     return (
         "---\nlibrary_name: valor\nlicense: mit\npipeline_tag: feature-extraction\n---\n"
         f"# VALOR, run {fingerprint(config)}\n\n"
-        f"Trained for {config.num_steps} steps of {config.batch_size} on {len(store)} recordings "
-        f"({len(store.bad)} unreadable).\n"
+        f"Trained for {config.num_steps} steps of {config.batch_size} on {len(source)} "
+        f"recordings{unreadable}.\n"
     )
