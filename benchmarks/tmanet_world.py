@@ -97,7 +97,6 @@ def main() -> int:
         "--quick", action="store_true", help="10 steps and one seed: not to be good"
     )
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
     quick = arguments.quick
     config = tmanet_world()
     steps = arguments.steps or (10 if quick else config.num_steps)

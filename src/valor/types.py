@@ -72,6 +72,21 @@ class Modality(enum.Flag):
 AUDIOVISUAL = Modality.VISION | Modality.AUDIO
 MEDIA_GROUPS = (Modality.VISION, Modality.AUDIO, AUDIOVISUAL)
 """The paper's groups, in the order in which reports list them."""
+Groups = Modality | Sequence[Modality]
+"""A group for all of a row's texts, or one for each of them."""
+
+
+def as_groups(groups: Groups) -> Sequence[Modality]:
+    """One group, or several, as a sequence."""
+    return (groups,) if isinstance(groups, Modality) else groups
+
+
+def union(groups: Sequence[Modality]) -> Modality:
+    """The modalities of all groups."""
+    whole = Modality(0)
+    for group in groups:
+        whole |= group
+    return whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ def answer(
         scored = words.scored & (has_media & questions.question.has_text)[:, None]
         if bool(scored.any()):
             terms[f"answer/{questions.group.label}"] = LossTerm(
-                value=words.loss(decoder, scored),
+                value=words.losses(decoder, scored).mean(),
                 weight=config.weight / len(batch.questions),
                 num_rows=int(scored.any(dim=1).sum()),
             )
