@@ -5,8 +5,8 @@ decoder too, all six losses (text with vision, audio and both; captions from eac
 tokens, dropout on, the optimizer's step included; 2 CPU threads, float32 and bfloat16. The limit is
 the time that the 1.34 TFLOP that are necessary (encoders once, keys and values of cross-attention
 once for the three groups) take at the rate of a matrix product, measured between the steps of the
-same run. Goal: at least 0.74 of that rate in float32 and 0.63 in bfloat16. The peak memory is that of
-a process of its own, without what it had before the model was made.
+same run. Goal: at least 0.74 of that rate in float32 and 0.63 in bfloat16. The peak memory is
+that of a process of its own, without what it had before the model was made.
 """
 
 import argparse
