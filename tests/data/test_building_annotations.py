@@ -331,7 +331,7 @@ def test_valor_json_round_trip_gives_ids_captions_and_splits(store, tmp_path):
     assert [(r.id, r.media, r.split, r.captions) for r in read] == [
         (r.id, r.media, r.split, r.captions) for r in accepted
     ]
-    with pytest.raises(AnnotationError, match="test_train.json would not be read as split 'train'"):
+    with pytest.raises(AnnotationError, match="would not be read as split 'train'"):
         export_valor(store, tmp_path / "test.json")
 
 

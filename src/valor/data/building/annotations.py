@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,7 @@ RETURNED_LEASE_S = 86400.0
 _APPLICATION = 0x76616C72
 """Marks our files among SQLite's."""
 
+# The columns of `slots` and `history` are the fields of Slot and Event, in their order.
 _SCHEMA = """
 CREATE TABLE items (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, record TEXT NOT NULL, hints TEXT NOT NULL
@@ -62,30 +63,30 @@ CREATE TRIGGER history_remains BEFORE DELETE ON history
     BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
 """
 
-_FREE = "(s.holder IS NULL OR s.expires_s <= :now)"
-_NOT_DONE_BY_ME = (
-    "NOT EXISTS (SELECT 1 FROM history AS h WHERE h.slot = s.number AND h.annotator = :me"
-    " AND h.action IN ({actions}))"
-)
-_OTHERS = "(SELECT 1 FROM slots AS o WHERE o.item = s.item AND o.number != s.number AND {which})"
-_FOR_ROLE = {
-    # Whoever checked a caption does not write it: someone must be left to check it again.
-    "write": (
-        "s.state IN ('open', 'returned')",
-        _NOT_DONE_BY_ME.format(actions="'skip', 'accept', 'return'"),
-        "NOT EXISTS "
-        + _OTHERS.format(
-            which="(o.holder = :me OR EXISTS (SELECT 1 FROM history AS h WHERE h.slot = o.number"
-            " AND h.annotator = :me AND h.action = 'write'))"
-        ),
-    ),
-    # Nobody sees a caption of an item before its other captions are written: they would not be
-    # independent.
-    "check": (
-        "s.state = 'written'",
-        _NOT_DONE_BY_ME.format(actions="'skip', 'write'"),
-        "NOT EXISTS " + _OTHERS.format(which="o.state = 'open'"),
-    ),
+# What someone has already comes first; what is about to be given to others first of all.
+_MINE = {
+    "write": """SELECT number FROM slots WHERE holder = :me AND state IN ('open', 'returned')
+        ORDER BY expires_s LIMIT 1""",
+    "check": """SELECT number FROM slots WHERE holder = :me AND state = 'written'
+        ORDER BY expires_s LIMIT 1""",
+}
+# Whoever checked a caption does not write it: someone must be left to check it again. Nobody writes
+# two captions of an item, or sees one before the others are written: they are to be independent.
+_FREE = {
+    "write": """SELECT number FROM slots AS s WHERE state IN ('open', 'returned')
+        AND (holder IS NULL OR expires_s <= :now)
+        AND NOT EXISTS (SELECT 1 FROM history AS h WHERE h.slot = s.number
+            AND h.annotator = :me AND h.action IN ('skip', 'accept', 'return'))
+        AND NOT EXISTS (SELECT 1 FROM slots AS o WHERE o.item = s.item AND o.number != s.number
+            AND (o.holder = :me OR EXISTS (SELECT 1 FROM history AS h WHERE h.slot = o.number
+                AND h.annotator = :me AND h.action = 'write')))
+        ORDER BY number LIMIT 1""",
+    "check": """SELECT number FROM slots AS s WHERE state = 'written'
+        AND (holder IS NULL OR expires_s <= :now)
+        AND NOT EXISTS (SELECT 1 FROM history AS h WHERE h.slot = s.number
+            AND h.annotator = :me AND h.action IN ('skip', 'write'))
+        AND NOT EXISTS (SELECT 1 FROM slots AS o WHERE o.item = s.item AND o.state = 'open')
+        ORDER BY number LIMIT 1""",
 }
 
 Role = Literal["write", "check"]
@@ -152,10 +153,6 @@ class Task:
     slot: Slot
     record: Record
     hints: tuple[str, ...]
-
-
-_SLOT_COLUMNS = ", ".join(field.name for field in fields(Slot))
-_EVENT_COLUMNS = ", ".join(field.name for field in fields(Event))
 
 
 def advance(slot: Slot, event: Event) -> Slot:
@@ -283,7 +280,8 @@ class AnnotationStore:
                 " give as many or more"
             )
         database.executemany(
-            "INSERT INTO slots (item, state, text, reason, expires_s) VALUES (?, 'open', '', '', 0)",
+            "INSERT INTO slots (item, state, text, reason, expires_s)"
+            " VALUES (?, 'open', '', '', 0)",
             [(item,) for item, num in counts for _ in range(captions_per_item - num)],
         )
 
@@ -301,14 +299,11 @@ class AnnotationStore:
             The task, or None if there is nothing now.
         """
         me, now = person(annotator), self._clock()
-        right_state, *allowed = _FOR_ROLE[role]
-        mine = f"SELECT number FROM slots AS s WHERE s.holder = :me AND {right_state}"
-        free = f"SELECT number FROM slots AS s WHERE {' AND '.join((right_state, _FREE, *allowed))}"
         with self._transaction() as database:
             values = {"me": me, "now": now}
             found = (
-                database.execute(f"{mine} ORDER BY s.expires_s LIMIT 1", values).fetchone()
-                or database.execute(f"{free} ORDER BY s.number LIMIT 1", values).fetchone()
+                database.execute(_MINE[role], values).fetchone()
+                or database.execute(_FREE[role], values).fetchone()
             )
             if found is None:
                 return None
@@ -367,14 +362,11 @@ class AnnotationStore:
         values = (now, me, action, number, text, expires_s)
         row = database.execute(
             "INSERT INTO history (at_s, annotator, action, slot, text, expires_s)"
-            f" VALUES (?, ?, ?, ?, ?, ?) RETURNING {_EVENT_COLUMNS}",
+            " VALUES (?, ?, ?, ?, ?, ?) RETURNING *",
             values,
         ).fetchone()
         after = advance(before, _read_event(row))
-        database.execute(
-            f"REPLACE INTO slots ({_SLOT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            astuple(after),
-        )
+        database.execute("REPLACE INTO slots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(after))
         return after
 
     def record(self, item: int) -> Record | None:
@@ -389,13 +381,11 @@ class AnnotationStore:
 
     def slots(self) -> list[Slot]:
         """All captions as they stand."""
-        return list(
-            map(_read_slot, self._all(f"SELECT {_SLOT_COLUMNS} FROM slots ORDER BY number"))
-        )
+        return list(map(_read_slot, self._all("SELECT * FROM slots ORDER BY number")))
 
     def history(self) -> list[Event]:
         """All that was done, in order."""
-        rows = self._all(f"SELECT {_EVENT_COLUMNS} FROM history ORDER BY number")
+        rows = self._all("SELECT * FROM history ORDER BY number")
         return list(map(_read_event, rows))
 
     def counts(self) -> dict[str, int]:
@@ -463,7 +453,7 @@ def _add_item(database: sqlite3.Connection, record: Record, hints: list[str], wh
 
 
 def _slot(database: sqlite3.Connection, number: int) -> Slot | None:
-    query = f"SELECT {_SLOT_COLUMNS} FROM slots WHERE number = ?"
+    query = "SELECT * FROM slots WHERE number = ?"
     row = database.execute(query, (number,)).fetchone()
     return _read_slot(row) if row else None
 
