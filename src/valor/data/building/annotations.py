@@ -65,15 +65,15 @@ CREATE TRIGGER history_remains BEFORE DELETE ON history
 
 # What someone has already comes first; what is about to be given to others first of all.
 _MINE = {
-    "write": """SELECT number FROM slots WHERE holder = :me AND state IN ('open', 'returned')
+    "write": """SELECT * FROM slots WHERE holder = :me AND state IN ('open', 'returned')
         ORDER BY expires_s LIMIT 1""",
-    "check": """SELECT number FROM slots WHERE holder = :me AND state = 'written'
+    "check": """SELECT * FROM slots WHERE holder = :me AND state = 'written'
         ORDER BY expires_s LIMIT 1""",
 }
 # Whoever checked a caption does not write it: someone must be left to check it again. Nobody writes
 # two captions of an item, or sees one before the others are written: they are to be independent.
 _FREE = {
-    "write": """SELECT number FROM slots AS s WHERE state IN ('open', 'returned')
+    "write": """SELECT * FROM slots AS s WHERE state IN ('open', 'returned')
         AND (holder IS NULL OR expires_s <= :now)
         AND NOT EXISTS (SELECT 1 FROM history AS h WHERE h.slot = s.number
             AND h.annotator = :me AND h.action IN ('skip', 'accept', 'return'))
@@ -81,7 +81,7 @@ _FREE = {
             AND (o.holder = :me OR EXISTS (SELECT 1 FROM history AS h WHERE h.slot = o.number
                 AND h.annotator = :me AND h.action = 'write')))
         ORDER BY number LIMIT 1""",
-    "check": """SELECT number FROM slots AS s WHERE state = 'written'
+    "check": """SELECT * FROM slots AS s WHERE state = 'written'
         AND (holder IS NULL OR expires_s <= :now)
         AND NOT EXISTS (SELECT 1 FROM history AS h WHERE h.slot = s.number
             AND h.annotator = :me AND h.action IN ('skip', 'write'))
@@ -109,6 +109,14 @@ class Action(StrEnum):
     WRITE = "write"
     ACCEPT = "accept"
     RETURN = "return"
+
+
+_ALLOWED = {
+    Action.WRITE: (State.OPEN, State.RETURNED),
+    Action.ACCEPT: (State.WRITTEN,),
+    Action.RETURN: (State.WRITTEN,),
+}
+"""States of the captions that an action is for; all states for the other actions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,36 +315,27 @@ class AnnotationStore:
             )
             if found is None:
                 return None
-            return _task(database, self._do(database, me, Action.TAKE, found[0]))
+            slot = self._do(database, me, Action.TAKE, _read_slot(found))
+            record, hints = database.execute(
+                "SELECT record, hints FROM items WHERE number = ?", (slot.item,)
+            ).fetchone()
+        return Task(slot=slot, record=_read_record(record), hints=tuple(json.loads(hints)))
 
-    def renew(self, annotator: str, slot: int) -> float:
-        """Prolong the hold of someone who is still at work; return until when they have it."""
-        return self._act(annotator, Action.TAKE, slot, tuple(State)).expires_s
+    def act(self, annotator: str, action: Action, slot: int, text: str = "") -> Slot:
+        """Do something to a caption that one holds.
 
-    def skip(self, annotator: str, slot: int, reason: str) -> None:
-        """Give a caption back for others to do; this annotator does not get it again."""
-        self._act(annotator, Action.SKIP, slot, tuple(State), reason)
+        Args:
+            annotator: Who has it, from `take`.
+            action: `TAKE` prolongs the hold, `SKIP` gives the caption to others for good.
+            slot: Its number.
+            text: The caption of a `WRITE`, the reason of a `RETURN` or a `SKIP`; else nothing.
 
-    def write(self, annotator: str, slot: int, text: str) -> None:
-        """Write a caption, or correct one that was returned."""
-        self._act(annotator, Action.WRITE, slot, (State.OPEN, State.RETURNED), text)
-
-    def accept(self, annotator: str, slot: int) -> None:
-        """Accept a caption that someone else wrote."""
-        self._act(annotator, Action.ACCEPT, slot, (State.WRITTEN,))
-
-    def send_back(self, annotator: str, slot: int, reason: str) -> None:
-        """Return a caption to its writer, and say why."""
-        self._act(annotator, Action.RETURN, slot, (State.WRITTEN,), reason)
-
-    def _act(
-        self, annotator: str, action: Action, slot: int, allowed: tuple[State, ...], text: str = ""
-    ) -> Slot:
-        """Do something to a caption that is held.
+        Returns:
+            How the caption stands now.
 
         Raises:
-            AnnotationError: If someone else has it by now, it is not in one of the allowed states,
-                or there is no text.
+            AnnotationError: If someone else has it by now, it is not in a state for this, or the
+                text is blank.
         """
         me, text = person(annotator), " ".join(text.split())
         if action in (Action.WRITE, Action.RETURN, Action.SKIP) and not text:
@@ -345,21 +344,18 @@ class AnnotationStore:
             held = _slot(database, slot)
             if held is None or held.holder != me:
                 raise AnnotationError(f"caption {slot} is not with {me} any more; take the next")
-            if held.state not in allowed:
+            if held.state not in _ALLOWED.get(action, State):
                 raise AnnotationError(f"caption {slot} is {held.state}, this cannot be done to it")
-            return self._do(database, me, action, slot, text)
+            return self._do(database, me, action, held, text)
 
     def _do(
-        self, database: sqlite3.Connection, me: str, action: Action, number: int, text: str = ""
+        self, database: sqlite3.Connection, me: str, action: Action, before: Slot, text: str = ""
     ) -> Slot:
         """Append to the history, and change the slot as it says."""
         now = self._clock()
         lease_s = {Action.TAKE: self.lease_s, Action.RETURN: RETURNED_LEASE_S}.get(action)
         expires_s = 0.0 if lease_s is None else now + lease_s
-        before = _slot(database, number)
-        if before is None:
-            raise AnnotationError(f"there is no caption {number}")
-        values = (now, me, action, number, text, expires_s)
+        values = (now, me, action, before.number, text, expires_s)
         row = database.execute(
             "INSERT INTO history (at_s, annotator, action, slot, text, expires_s)"
             " VALUES (?, ?, ?, ?, ?, ?) RETURNING *",
@@ -456,12 +452,6 @@ def _slot(database: sqlite3.Connection, number: int) -> Slot | None:
     query = "SELECT * FROM slots WHERE number = ?"
     row = database.execute(query, (number,)).fetchone()
     return _read_slot(row) if row else None
-
-
-def _task(database: sqlite3.Connection, slot: Slot) -> Task:
-    query = "SELECT record, hints FROM items WHERE number = ?"
-    record, hints = database.execute(query, (slot.item,)).fetchone()
-    return Task(slot=slot, record=_read_record(record), hints=tuple(json.loads(hints)))
 
 
 def _read_slot(row: tuple[Any, ...]) -> Slot:
