@@ -8,6 +8,7 @@ let task = null; // what is on the desk
 let busy = false;
 let renewal = 0;
 let poll = 0;
+let turn = 0; // counts what was opened; an answer that comes after the next opening is dropped
 
 // --- talking to the server -----------------------------------------------------------------------
 
@@ -81,11 +82,13 @@ async function open(message = "") {
   $("who").textContent = name();
   if (!name()) return askName();
   clear();
-  const slow = setTimeout(() => show("loading"), 200);
+  const mine = ++turn;
+  const slow = setTimeout(() => mine === turn && show("loading"), 200);
   try {
-    await (view() === "progress" ? openProgress() : openTask(message));
+    const fill = await (view() === "progress" ? openProgress() : openTask(view(), message));
+    if (mine === turn) fill();
   } catch (error) {
-    fail(error, () => open());
+    if (mine === turn) fail(error, () => open());
   } finally {
     clearTimeout(slow);
   }
@@ -114,23 +117,24 @@ async function count() {
 
 // --- one task ------------------------------------------------------------------------------------
 
-async function openTask(message) {
-  const role = view();
+async function openTask(role, message) {
   const [given, now] = await Promise.all([ask("/api/tasks", { role }), count()]);
-  if (role !== view()) return;
-  if (!given.task) return openEmpty(role, now);
-  task = { ...given.task, role };
+  return () => (given.task ? showTask({ ...given.task, role }, given.lease_s, message) : showEmpty(role, now));
+}
+
+function showTask(given, lease_s, message) {
+  task = given;
   show("desk");
-  renewal = setInterval(renew, (given.lease_s * 1000) / 3);
+  renewal = setInterval(renew, (lease_s * 1000) / 3);
   fill();
   player.load(task);
   say("done", message);
   scrollTo(0, 0);
-  if (role === "write") $("text").focus({ preventScroll: true });
+  if (task.role === "write") $("text").focus({ preventScroll: true });
   else document.activeElement?.blur();
 }
 
-function openEmpty(role, now) {
+function showEmpty(role, now) {
   show("empty");
   $("empty-title").textContent = role === "write" ? "Nothing to write now" : "Nothing to check now";
   const all = now.open + now.written + now.returned;
@@ -141,8 +145,10 @@ function openEmpty(role, now) {
     : role === "write"
       ? "What is left is with others, or waits to be checked."
       : "Captions appear here when someone else has written them. Nobody checks their own.";
-  poll = setTimeout(() => document.hidden || open(), POLL_MS);
+  poll = setTimeout(() => open(), POLL_MS);
 }
+
+$("look").addEventListener("click", () => open());
 
 function fill() {
   const writing = task.role === "write";
@@ -373,7 +379,10 @@ const decimal = (value) => (value === null ? "–" : value.toFixed(2));
 
 async function openProgress() {
   const [numbers] = await Promise.all([ask("/api/report"), count()]);
-  if (view() !== "progress") return;
+  return () => showProgress(numbers);
+}
+
+function showProgress(numbers) {
   const { captions, annotators } = numbers;
   const rows = [
     ["Items", numbers.num_items],
