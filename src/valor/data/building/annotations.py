@@ -343,7 +343,9 @@ class AnnotationStore:
         with self._transaction() as database:
             held = _slot(database, slot)
             if held is None or held.holder != me:
-                raise AnnotationError(f"caption {slot} is not with {me} any more; take the next")
+                raise AnnotationError(
+                    f"caption {slot} is not with {me} any more: someone else may have it"
+                )
             if held.state not in _ALLOWED.get(action, State):
                 raise AnnotationError(f"caption {slot} is {held.state}, this cannot be done to it")
             return self._do(database, me, action, held, text)

@@ -130,7 +130,8 @@ function showTask(given, lease_s, message) {
   player.load(task);
   say("done", message);
   scrollTo(0, 0);
-  if (task.role === "write") $("text").focus({ preventScroll: true });
+  const typing = matchMedia("(hover: hover)").matches; // elsewhere a keyboard would cover the page
+  if (task.role === "write" && typing) $("text").focus({ preventScroll: true });
   else document.activeElement?.blur();
 }
 
@@ -214,7 +215,12 @@ async function act(action, text, message) {
     if (action === "write") localStorage.removeItem(key);
     await open(message);
   } catch (error) {
-    say("trouble", error.status === 409 ? `${error.message}. Load the page again for another.` : error.message);
+    say("trouble", error.message);
+    if (error.status === 409) {
+      const next = element("button", { type: "button" }, "Take the next");
+      next.addEventListener("click", () => open());
+      $("trouble").append(" ", next);
+    }
   } finally {
     busy = false;
     for (const button of $("desk").querySelectorAll("form button")) button.disabled = false;
@@ -406,10 +412,10 @@ function showProgress(numbers) {
   const people = Object.entries(annotators).map(([who, did]) => [who, ...actions.map((key) => did[key] ?? 0)]);
   $("progress").replaceChildren(
     element("h2", {}, "Progress"),
-    element("div", { className: "card" }, table([], rows)),
+    element("div", { className: "card scroll" }, table([], rows)),
     element("h2", {}, "People"),
     people.length
-      ? element("div", { className: "card" }, table(["Name", "Written", "Accepted", "Returned", "Skipped"], people))
+      ? element("div", { className: "card scroll" }, table(["Name", "Written", "Accepted", "Returned", "Skipped"], people))
       : element("p", { className: "soft" }, "Nobody has written anything yet."),
   );
   show("progress");
@@ -417,7 +423,7 @@ function showProgress(numbers) {
 
 function table(heads, rows) {
   const cells = (row) => row.map((cell, at) => element(at ? "td" : "th", { className: at ? "number" : "" }, cell));
-  const head = heads.length ? [element("tr", {}, ...heads.map((text) => element("th", {}, text)))] : [];
+  const head = heads.length ? [element("tr", {}, ...heads.map((text, at) => element("th", { className: at ? "number" : "" }, text)))] : [];
   return element("table", {}, ...head, ...rows.map((row) => element("tr", {}, ...cells(row))));
 }
 
