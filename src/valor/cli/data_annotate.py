@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +65,9 @@ class Annotate:
         writers = {".jsonl": export_manifest, ".json": export_valor}
         if self.export is not None and self.export.suffix not in writers:
             raise UsageError(f"--export {self.export}: expected a name with .jsonl or .json")
-        store = AnnotationStore(self.store)
-        files = writers[self.export.suffix](store, self.export) if self.export else []
-        row = dataclasses.asdict(report(store, concepts))
-        store.close()
+        with closing(AnnotationStore(self.store)) as store:
+            files = writers[self.export.suffix](store, self.export) if self.export else []
+            row = dataclasses.asdict(report(store, concepts))
         if self.json:
             print(json.dumps({**row, "files": list(map(str, files))}))
             return 0
@@ -85,16 +85,15 @@ class Annotate:
             raise DependencyError(f"{error}; install the extra `valor-omni[serve]`") from None
         if self.token is None and not is_loopback(self.host):
             raise UsageError(f"--host {self.host}: others can reach it, give a --token for them")
-        store = AnnotationStore(self.store)
-        num_new = store.add(manifest, captions_per_item=self.captions_per_item)
-        socket = listen(self.host, self.port)
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        address = f"http://{host}:{socket.getsockname()[1]}/"
-        if self.token is not None:
-            address += f"?token={self.token}"
-        row = {"address": address, "num_new": num_new, **store.counts()}
-        print(json.dumps(row) if self.json else f"annotate at {address}", flush=True)
-        print("every action is saved at once; Ctrl-C ends the page", file=sys.stderr)
-        serve(create_app(store, token=self.token, concepts=concepts), socket)
-        store.close()
+        with closing(AnnotationStore(self.store)) as store:
+            num_new = store.add(manifest, captions_per_item=self.captions_per_item)
+            socket = listen(self.host, self.port)
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            address = f"http://{host}:{socket.getsockname()[1]}/"
+            if self.token is not None:
+                address += f"?token={self.token}"
+            row = {"address": address, "num_new": num_new, **store.counts()}
+            print(json.dumps(row) if self.json else f"annotate at {address}", flush=True)
+            print("every action is saved at once; Ctrl-C ends the page", file=sys.stderr)
+            serve(create_app(store, token=self.token, concepts=concepts), socket)
         return 0

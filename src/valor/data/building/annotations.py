@@ -207,20 +207,28 @@ class AnnotationStore:
         self._lock = threading.Lock()
         try:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA busy_timeout = 10000")
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            with self._transaction() as database:
-                (application,) = database.execute("PRAGMA application_id").fetchone()
-                (num_tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                if not num_tables:
-                    for statement in _statements(_SCHEMA):
-                        database.execute(statement)
-                    database.execute(f"PRAGMA application_id = {_APPLICATION}")
-                elif application != _APPLICATION:
-                    raise AnnotationError(f"{path}: another program's database; give another file")
         except sqlite3.Error as error:
+            raise AnnotationError(f"{path}: cannot be opened ({error})") from None
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self.close()
             raise AnnotationError(f"{path}: no annotation store ({error})") from None
+
+    def _prepare(self) -> None:
+        """Make the tables unless they are there."""
+        self._database.execute("PRAGMA busy_timeout = 10000")
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        with self._transaction() as database:
+            (application,) = database.execute("PRAGMA application_id").fetchone()
+            (num_tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if not num_tables:
+                for statement in _statements(_SCHEMA):
+                    database.execute(statement)
+                database.execute(f"PRAGMA application_id = {_APPLICATION}")
+            elif application != _APPLICATION:
+                raise sqlite3.DatabaseError("another program's database")
 
     def close(self) -> None:
         """Close the file."""
