@@ -169,9 +169,9 @@ def test_a_token_is_asked_for(visit, serving, store):
 def test_nothing_is_wider_than_the_screen(visit, serving, store, viewport, scheme, tmp_path):
     store.act("zoe", Action.WRITE, store.take("zoe", "write").slot.number, "a bell " * 30)
     page = visit(serving(store), "Ann", viewport, scheme)
-    for view in ("write", "check", "progress"):
-        page.goto(f"{page.url.partition('#')[0]}#{view}")
-        page.locator("#progress" if view == "progress" else "#desk").wait_for()
+    for view, part in (("Write", "#writing"), ("Check", "#checking"), ("Progress", "#progress")):
+        page.get_by_role("link", name=view).click()
+        page.locator(part).wait_for()
         width = page.evaluate("document.documentElement.scrollWidth")
         page.screenshot(path=tmp_path / f"{view}.png", full_page=True)
         assert width <= viewport["width"]

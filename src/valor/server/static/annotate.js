@@ -48,13 +48,11 @@ function askName() {
   $("name").select();
 }
 
-$("name-dialog").addEventListener("cancel", (event) => name() || event.preventDefault());
-$("name-dialog").addEventListener("close", () => {
-  const given = $("name").value.trim();
-  if (given) localStorage.setItem(NAME, given);
-  if (!name()) askName();
-  else open();
+$("name-dialog").addEventListener("submit", () => {
+  localStorage.setItem(NAME, $("name").value.trim());
+  open();
 });
+$("name-dialog").addEventListener("close", () => name() || askName());
 $("who").addEventListener("click", askName);
 
 // --- which part of the page is seen --------------------------------------------------------------
@@ -81,6 +79,7 @@ async function open(message = "") {
   }
   $("who").textContent = name();
   if (!name()) return askName();
+  if (task?.role !== view()) show(""); // what is seen always belongs to the view that is marked
   clear();
   const mine = ++turn;
   const slow = setTimeout(() => mine === turn && show("loading"), 200);
@@ -466,5 +465,4 @@ document.addEventListener("keydown", (event) => {
 });
 
 addEventListener("hashchange", () => open());
-addEventListener("storage", (event) => event.key === NAME && open());
 open();
