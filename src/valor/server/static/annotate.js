@@ -294,7 +294,7 @@ const player = {
       video.currentTime = this.start;
       video.play().catch(() => {}); // Browsers may want a click first.
     });
-    for (const event of ["timeupdate", "seeked"]) video.addEventListener(event, () => this.tick(video));
+    video.addEventListener("timeupdate", () => this.tick(video)); // after every seek, too
     for (const event of ["play", "pause"]) {
       video.addEventListener(event, () => {
         $("play").textContent = video.paused ? "Play" : "Pause";
