@@ -19,7 +19,6 @@ from valor.cli.data_annotate import Annotate
 from valor.cli.progress import StageProgress
 from valor.cli.tables import table
 from valor.data.manifest import read_manifest, write_manifest
-from valor.data.rows import opened
 from valor.data.sharding import ShardConfig, shard
 from valor.data.sources.formats import FORMATS, Imported, import_records
 from valor.errors import ManifestError, UsageError
@@ -158,12 +157,9 @@ class Stats:
 
     def run(self) -> int:
         """Print the numbers."""
-        from valor.data.stats import statistics
+        from valor.data.stats import read_concepts, statistics
 
-        concepts = None
-        if self.concepts is not None:
-            with opened(self.concepts) as lines:
-                concepts = [line.strip() for line in lines]
+        concepts = None if self.concepts is None else read_concepts(self.concepts)
         with StageProgress() as progress:
             numbers = statistics(
                 read_manifest(self.manifest),

@@ -6,6 +6,7 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import tyro
 
@@ -13,7 +14,7 @@ from valor.cli.arguments import Json
 from valor.cli.tables import table
 from valor.data.building.agreement import export_manifest, export_valor, report
 from valor.data.building.annotations import AnnotationStore
-from valor.data.rows import opened
+from valor.data.stats import read_concepts
 from valor.errors import DependencyError, UsageError
 
 
@@ -51,10 +52,7 @@ class Annotate:
             raise UsageError(f"--captions-per-item {self.captions_per_item}: expected at least 1")
         if self.manifest is not None and self.export is not None:
             raise UsageError("--export goes without a manifest: the store knows its items")
-        concepts = None
-        if self.concepts is not None:
-            with opened(self.concepts) as lines:
-                concepts = [line.strip() for line in lines]
+        concepts = None if self.concepts is None else read_concepts(self.concepts)
         if self.manifest is not None:
             return self._serve(self.manifest, concepts)
         return self._report(concepts)
@@ -91,7 +89,7 @@ class Annotate:
             host = f"[{self.host}]" if ":" in self.host else self.host
             address = f"http://{host}:{socket.getsockname()[1]}/"
             if self.token is not None:
-                address += f"?token={self.token}"
+                address += f"?token={quote(self.token)}"
             row = {"address": address, "num_new": num_new, **store.counts()}
             print(json.dumps(row) if self.json else f"annotate at {address}", flush=True)
             print("every action is saved at once; Ctrl-C ends the page", file=sys.stderr)

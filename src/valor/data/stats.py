@@ -7,8 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from valor.data.manifest import Record, TaggedText
+from valor.data.rows import opened
 from valor.data.validate import Examined, examine_files
 
 _WORD = re.compile(r"[\w']+")
@@ -127,6 +129,12 @@ def audio_concept_density(captions: Iterable[TaggedText], concepts: Iterable[str
     said = [words(caption.text) for caption in captions]
     num_words = sum(map(len, said))
     return sum(num_concepts(text, known) for text in said) / num_words if num_words else None
+
+
+def read_concepts(path: Path) -> list[str]:
+    """The audio concepts of a text file, one per line."""
+    with opened(path) as lines:
+        return [line.strip() for line in lines]
 
 
 def concept_words(concepts: Iterable[str]) -> frozenset[tuple[str, ...]]:
