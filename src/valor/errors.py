@@ -50,5 +50,9 @@ class LibraryError(ValorError):
     """A search library that is missing, damaged or built with another model."""
 
 
+class AnnotationError(ValorError):
+    """An annotator's action that is not theirs to take now, or a store that cannot be used."""
+
+
 class DependencyError(ValorError):
     """A package of an optional extra that is not installed; the message names the extra."""

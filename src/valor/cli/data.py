@@ -7,17 +7,18 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from valor.cli.arguments import Group, Json, parse_kind
+from valor.cli.data_annotate import Annotate
 from valor.cli.progress import StageProgress
+from valor.cli.tables import table
 from valor.data.manifest import read_manifest, write_manifest
-from valor.data.rows import opened
 from valor.data.sharding import ShardConfig, shard
 from valor.data.sources.formats import FORMATS, Imported, import_records
 from valor.errors import ManifestError, UsageError
@@ -63,7 +64,7 @@ class Validate:
             **{f"  {name}": len(files) for name, files in report.findings.items()},
             "errors": len(report.errors),
         }
-        print(_table(counts))
+        print(table(counts))
         return 1 if report.errors else 0
 
 
@@ -156,12 +157,9 @@ class Stats:
 
     def run(self) -> int:
         """Print the numbers."""
-        from valor.data.stats import statistics
+        from valor.data.stats import read_concepts, statistics
 
-        concepts = None
-        if self.concepts is not None:
-            with opened(self.concepts) as lines:
-                concepts = [line.strip() for line in lines]
+        concepts = None if self.concepts is None else read_concepts(self.concepts)
         with StageProgress() as progress:
             numbers = statistics(
                 read_manifest(self.manifest),
@@ -171,7 +169,7 @@ class Stats:
                 progress=progress,
             )
         row = dataclasses.asdict(numbers)
-        print(json.dumps(row) if self.json else _table(row))
+        print(json.dumps(row) if self.json else table(row))
         return 0
 
 
@@ -225,7 +223,7 @@ class Shard:
         for problem in problems:
             print(problem, file=sys.stderr)
         row = json.loads((self.out / STATS_FILE).read_text(encoding="utf-8"))
-        print(json.dumps(row) if self.json else _table({**row, "shards": len(row["shards"])}))
+        print(json.dumps(row) if self.json else table({**row, "shards": len(row["shards"])}))
         return 1 if problems or not row["num_samples"] else 0
 
 
@@ -236,17 +234,13 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(number)
 
 
-def _table(values: Mapping[str, Any]) -> str:
-    lines: list[str] = []
-    for name, value in values.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
-        if isinstance(value, dict):
-            shown = ", ".join(f"{key} {number}" for key, number in value.items()) or "-"
-        lines.append(f"{name:<24}{shown}")
-    return "\n".join(lines)
-
-
-SUBCOMMANDS = {"import": Import, "validate": Validate, "stats": Stats, "shard": Shard}
+SUBCOMMANDS = {
+    "import": Import,
+    "validate": Validate,
+    "stats": Stats,
+    "shard": Shard,
+    "annotate": Annotate,
+}
 
 
 def main(argv: Sequence[str]) -> int:
