@@ -42,7 +42,7 @@ def local_copy(path: str) -> Iterator[str]:
             with filesystem.open(name, "rb") as source:
                 shutil.copyfileobj(source, copy)
         except FileNotFoundError:
-            raise MediaError(path, "missing", "no such object; correct the address") from None
+            raise _missing(path) from None
         except OSError as error:
             raise MediaError(path, "unreadable", f"cannot be fetched ({error})") from None
         copy.flush()
@@ -56,6 +56,29 @@ def temporary_file(content: bytes, suffix: str) -> Iterator[str]:
         file.write(content)
         file.flush()
         yield file.name
+
+
+def check(address: str) -> None:
+    """Ask whether an object is there, without fetching it.
+
+    Args:
+        address: Such as s3://bucket/file.mp4.
+
+    Raises:
+        MediaError: If it is `missing`, or `unreadable` for whatever reason the place has.
+        DependencyError: If the package for such addresses is not installed.
+    """
+    filesystem, name = _filesystem(address)
+    try:
+        filesystem.info(name)
+    except FileNotFoundError:
+        raise _missing(address) from None
+    except Exception as error:  # Each place has its own errors for what it does not give.
+        raise MediaError(address, "unreadable", f"cannot be asked for ({error})") from None
+
+
+def _missing(address: str) -> MediaError:
+    return MediaError(address, "missing", "no such object; correct the address")
 
 
 def read_text(path: str) -> str:
