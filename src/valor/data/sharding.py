@@ -24,6 +24,7 @@ from av.audio.frame import AudioFrame
 from valor.config import configclass, from_dict, to_json
 from valor.data.executors import Executor
 from valor.data.manifest import Record, record_values
+from valor.data.rows import Row, parse_json
 from valor.data.shards import (
     FRAME_SUFFIX,
     QUARANTINE_FILE,
@@ -156,13 +157,13 @@ def _claim(out: Path, config: ShardConfig, records: Sequence[Record]) -> None:
     digest = hashlib.sha256(repr(records).encode()).hexdigest()
     wanted = {"shards": json.loads(to_json(config)), "records": digest}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = Row(parse_json(path.read_bytes(), str(path)), str(path))
     except FileNotFoundError:
         _write(path, json.dumps(wanted, indent=2) + "\n")
         return
-    if found["records"] != digest:
+    if found.text("records") != digest:
         raise ConfigError(f"{out} holds shards of other records; choose another --out")
-    if from_dict(ShardConfig, found["shards"], where=str(path)) != config:
+    if from_dict(ShardConfig, found.object("shards"), where=str(path)) != config:
         raise ConfigError(f"{out} holds shards of another configuration; choose another --out")
 
 
@@ -279,7 +280,7 @@ def _journal(path: Path) -> list[Entry]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Entry.from_json(line) for line in lines if line.endswith("\n")]
+    return [Entry.from_json(line, str(path)) for line in lines if line.endswith("\n")]
 
 
 def _pack(task: ShardTask, place: int, offset: int) -> tuple[Entry, bytes]:

@@ -81,12 +81,12 @@ def _missing(address: str) -> MediaError:
     return MediaError(address, "missing", "no such object; correct the address")
 
 
-def read_text(path: str) -> str:
-    """The text of a file, wherever it lies; `FileNotFoundError` if there is none."""
+def read_bytes(path: str) -> bytes:
+    """The content of a file, wherever it lies; `FileNotFoundError` if there is none."""
     if not is_remote(path):
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes()
     filesystem, name = _filesystem(path)
-    return filesystem.cat_file(name).decode()
+    return filesystem.cat_file(name)
 
 
 def read_ranges(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -105,7 +105,9 @@ def read_ranges(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         ends = [offset + size for offset, size in ranges]
         return filesystem.cat_ranges([name] * len(ranges), starts, ends, on_error="raise")
     with Path(path).open("rb") as file:
-        return [os.pread(file.fileno(), size, offset) for offset, size in ranges]
+        length = os.fstat(file.fileno()).st_size
+        cut = [(min(offset, length), size) for offset, size in ranges]
+        return [os.pread(file.fileno(), min(size, length - at), at) for at, size in cut]
 
 
 def _filesystem(path: str) -> tuple[Any, str]:

@@ -4,7 +4,6 @@ A model folder holds it as `preprocessor_config.json` and `tokenizer.json`, so t
 its inputs exactly as training did; a text tower's own tokenizer is in `text_tokenizer.json`.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +11,8 @@ from typing import Annotated, Any
 import torch
 from pydantic import Discriminator, Tag
 
-from valor.config import configclass, from_dict, to_json
-from valor.errors import ModelError
+from valor.config import configclass, from_dict, parse_json, to_json
+from valor.errors import ConfigError, ModelError
 from valor.media.segments import DecodePlan
 from valor.processing.extractors import ClapConfig, WhisperConfig, extracted_windows
 from valor.processing.frames import FrameConfig, to_squares
@@ -130,11 +129,11 @@ class Processor:
         """Read from a model folder; a missing or damaged file is a `ModelError`."""
         path = folder / _CONFIG_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_bytes(), str(path))
         except FileNotFoundError:
             raise ModelError(f"{path}: missing; is {folder} a model folder?") from None
-        except json.JSONDecodeError as error:
-            raise ModelError(f"{path}: not JSON ({error})") from None
+        except ConfigError as error:
+            raise ModelError(str(error)) from None
         config = from_dict(ProcessorConfig, values, where=str(path))
         own = folder / _TEXT_TOKENIZER_FILE
         return cls(
