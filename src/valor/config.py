@@ -27,7 +27,11 @@ def configclass(cls: type[T]) -> type[T]:
         "__pydantic_config__": ClassVar[dict[str, Any]],
         **inspect.get_annotations(cls),
     }
-    cls.__pydantic_config__ = {"extra": "forbid", "strict": True}  # pyright: ignore
+    cls.__pydantic_config__ = {  # pyright: ignore
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+    }
     return dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)
 
 

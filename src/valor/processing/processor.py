@@ -27,7 +27,9 @@ _TEXT_TOKENIZER_FILE = "text_tokenizer.json"
 
 def _front_end(values: Any) -> str:
     """The kind of a spectrogram's configuration; older folders have Kaldi's without saying so."""
-    return values.get("kind", "kaldi") if isinstance(values, dict) else values.kind
+    if isinstance(values, dict):
+        return values.get("kind", "kaldi")
+    return getattr(values, "kind", "")
 
 
 FrontEnd = Annotated[
