@@ -36,9 +36,10 @@ from valor.data.shards import (
     tar_members,
 )
 from valor.data.storage import local_copy
-from valor.errors import ConfigError, MediaError, ValorError
+from valor.errors import ConfigError, DependencyError, MediaError, ValorError
 from valor.media.probe import MediaInfo, probe
 from valor.media.segments import DecodePlan, decode_segment
+from valor.media.video import Backend
 from valor.types import Segment
 
 _OPUS_RATES_HZ = (8000, 12_000, 16_000, 24_000, 48_000)
@@ -58,6 +59,8 @@ class ShardConfig:
     short_side_px: int = 256
     fps: float = 4.0
     """Pictures per second, each from the middle of its part of the record."""
+    backend: Backend = "pyav"
+    """Who decodes the pictures."""
     jpeg_quality: int = 90
     audio: Literal["flac", "opus"] = "flac"
     sample_rate_hz: int = 48_000
@@ -293,6 +296,8 @@ def _pack(task: ShardTask, place: int, offset: int) -> tuple[Entry, bytes]:
         media, extra = _members(record, task.config)
     except MediaError as error:
         return replace(entry, status=error.reason, detail=error.detail), b""
+    except DependencyError:
+        raise
     except Exception as error:  # Whatever a file does to a decoder is that file's line.
         detail = f"{type(error).__name__}: {error}"
         return replace(entry, status="failed", detail=detail), b""
@@ -326,6 +331,7 @@ def _members(record: Record, config: ShardConfig) -> tuple[dict[str, bytes], dic
             num_frames=max(1, round(length_s * config.fps)),
             short_side_px=config.short_side_px,
             sample_rate_hz=_rate_hz(info, config),
+            backend=config.backend,
         )
         segment = decode_segment(path, plan, start_s=record.start_s, end_s=record.end_s)
     return _compressed(segment, config)

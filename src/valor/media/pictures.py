@@ -142,7 +142,7 @@ class Converter:
 
     def _convert(self, frame: VideoFrame) -> np.ndarray:
         if self._size is None:
-            self._size = _scaled(stored_size(frame, self._stream), self._short_side_px)
+            self._size = scaled_size(stored_size(frame, self._stream), self._short_side_px)
             self._orientation = orientation(frame)
         width, height = self._size
         kernel = Interpolation.AREA if width < frame.width else Interpolation.BICUBIC
@@ -158,7 +158,8 @@ class Converter:
         return np.rot90(rgb[:, ::-1] if is_mirrored else rgb, turns)
 
 
-def _scaled(size: tuple[int, int], short_side_px: int | None) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], short_side_px: int | None) -> tuple[int, int]:
+    """Width and height of a picture after its shorter side was scaled; None keeps the size."""
     if short_side_px is None:
         return size
     scale = short_side_px / min(size)

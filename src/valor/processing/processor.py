@@ -14,6 +14,7 @@ from pydantic import Discriminator, Tag
 from valor.config import configclass, from_dict, parse_json, to_json
 from valor.errors import ConfigError, ModelError
 from valor.media.segments import DecodePlan
+from valor.media.video import Backend
 from valor.processing.extractors import ClapConfig, WhisperConfig, extracted_windows
 from valor.processing.frames import FrameConfig, to_squares
 from valor.processing.spectrogram import SpectrogramConfig, spectrogram_windows
@@ -61,6 +62,7 @@ class Processor:
         config: Sizes and statistics.
         tokenizer: For what the decoder reads and writes; None for a model that came without words.
         text_tokenizer: For texts that media are compared with, where another tower encodes these.
+        backend: Who decodes pictures; no part of a model, and so of no configuration.
     """
 
     def __init__(
@@ -68,8 +70,11 @@ class Processor:
         config: ProcessorConfig,
         tokenizer: Tokenizer | None,
         text_tokenizer: TextTokenizer | None = None,
+        *,
+        backend: Backend = "pyav",
     ) -> None:
         self.config = config
+        self.backend: Backend = backend
         self._tokenizer = tokenizer
         self.text_tokenizer = text_tokenizer
 
@@ -93,6 +98,7 @@ class Processor:
             burst_step_s=frames.burst_step_s,
             short_side_px=frames.resized_px,
             sample_rate_hz=sound.sample_rate_hz,
+            backend=self.backend,
         )
 
     def prepare(self, segment: Segment, *, id: str = "") -> Sample:
