@@ -2,8 +2,8 @@
 
 Each case is a small rendered file, taken apart into its boxes, chunks, elements or packets, changed
 at random and put together again. It is a pure function of `--seed` and its number. The cases run in
-child processes, so that a crash or a hang is one failure among others. All workers are at about
-the same number, which is told from time to time: `--first` goes on from there after a kill.
+child processes, so that a crash or a hang is one failure among others. All are at about the same
+number, which is told from time to time: `--first` goes on from there after a kill.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -46,6 +47,7 @@ HANG_S = 600.0
 """Of no result; on a busy machine a process may not run for a minute."""
 MAX_GIB = 2.0
 OTHER_FILE = "other.mov"
+IN_OPEN = 0x20
 PROCESSOR = Processor(
     ProcessorConfig(
         frames=FrameConfig(num_bursts=3, image_px=16),
@@ -362,17 +364,14 @@ class OpenedFiles:
     def __init__(self, folder: Path) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._handle = self._libc.inotify_init1(os.O_NONBLOCK)
-        opened = 0x20
-        assert self._libc.inotify_add_watch(self._handle, os.fsencode(folder), opened) >= 0
+        assert self._libc.inotify_add_watch(self._handle, os.fsencode(folder), IN_OPEN) >= 0
 
     def names(self) -> set[str]:
         """Of files that were opened since the last call."""
         names, content = set(), b""
-        try:
+        with suppress(BlockingIOError):
             while part := os.read(self._handle, 2**16):
                 content += part
-        except BlockingIOError:
-            pass
         at = 0
         while at < len(content):
             (length,) = struct.unpack_from("I", content, at + 12)
@@ -473,10 +472,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2000 cases")
     arguments = parser.parse_args()
     num = min(arguments.num, 2000) if arguments.quick else arguments.num
-    begin = time.monotonic()
+    numbers, begin = range(arguments.first, arguments.first + num), time.monotonic()
     with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(arguments.workers) as pool:
         write_seeds(Path(place))
-        numbers = range(arguments.first, arguments.first + num)
         shares = [numbers[worker :: arguments.workers] for worker in range(arguments.workers)]
         parts = list(pool.map(partial(tally, Path(place), arguments.seed), shares))
     counts = sum((part for part, _ in parts), Counter())
@@ -492,8 +490,7 @@ def main() -> None:
         "took_s": round(took_s, 1),
         **{f"cases_{name.lower()}": count for name, count in counts.most_common()},
     }
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
+    print("\n".join(f"{key:28} {value}" for key, value in figures.items()))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     sys.exit(1 if wrong else 0)

@@ -29,7 +29,8 @@ from typing import Any
 FOLDER = Path("/", "data")
 PARTS = b"\0"
 """Between the files of one input, which JSON does not contain."""
-HANG_S = 20
+HANG_S = 600
+"""Of no result; on a busy machine a process may not run for a minute."""
 MAX_MIB = 2048
 STRANGE: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**64), 10**400, 0.5, -0.0, 1e308, 5e-324),
@@ -52,15 +53,25 @@ def read_manifest(content: bytes) -> None:
 def read_config(content: bytes) -> None:
     """A training configuration, or one of what travels with a model or with shards."""
     from valor.config import from_dict, parse_json, to_dict
-    from valor.data.sharding import ShardConfig
-    from valor.processing.processor import ProcessorConfig
-    from valor.training.loop import TrainConfig
 
-    classes = {"train": TrainConfig, "processor": ProcessorConfig, "shard": ShardConfig}
-    kind, _, text = content.partition(PARTS)
-    cls: Any = classes.get(kind.decode("latin1"), TrainConfig)
+    name, _, text = content.partition(PARTS)
+    configs = _sound_configs()
+    cls = type(configs.get(name.decode("latin1"), configs["TrainConfig"])[0])
     config = from_dict(cls, parse_json(text, "c"), where="c")
     assert from_dict(cls, to_dict(config)) == config, "another configuration after writing"
+
+
+@cache
+def _sound_configs() -> dict[str, list[Any]]:
+    """Configurations by the names of their classes."""
+    from valor.data.sharding import ShardConfig
+    from valor.processing.processor import ProcessorConfig
+    from valor.recipes import RECIPES, find_recipe
+
+    found: dict[str, list[Any]] = {}
+    for config in (*map(find_recipe, RECIPES), ProcessorConfig(), ShardConfig()):
+        found.setdefault(type(config).__name__, []).append(config)
+    return found
 
 
 def read_shards(content: bytes) -> None:
@@ -98,10 +109,7 @@ READERS: dict[str, Callable[[bytes], None]] = {
 def seeds(reader: str) -> list[bytes]:
     """Inputs without fault."""
     from valor.config import to_json
-    from valor.data.sharding import ShardConfig
     from valor.data.shards import Entry, ShardStats, Stats, shard_name, tar_end, tar_members
-    from valor.processing.processor import ProcessorConfig
-    from valor.recipes import RECIPES, find_recipe
 
     question = {"question": "what rings", "answers": ["bell"], "needs": "audio", "type": "count"}
     caption = {"text": "a red circle", "about": "audio", "style": "short"}
@@ -111,12 +119,10 @@ def seeds(reader: str) -> list[bytes]:
     if reader == "manifest":
         return [line, b'{"id": "two", "media": "s3://bucket/two.mp4"}\n' + line]
     if reader == "config":
-        configs: dict[str, list[Any]] = {"train": [find_recipe(name) for name in RECIPES]}
-        configs |= {"processor": [ProcessorConfig()], "shard": [ShardConfig()]}
         return [
-            kind.encode() + PARTS + to_json(config).encode()
-            for kind, found in configs.items()
-            for config in found
+            name.encode() + PARTS + to_json(config).encode()
+            for name, configs in _sound_configs().items()
+            for config in configs
         ]
     members = {"json": line, "0000.jpg": b"picture", "flac": b"sound"}
     sizes = tuple((suffix, len(content)) for suffix, content in members.items())
@@ -242,7 +248,8 @@ def fuzz(reader: str, folder: Path, seconds: int, seed: int) -> None:
 
     options = [
         *(f"-max_total_time={seconds}", f"-timeout={HANG_S}", f"-rss_limit_mb={MAX_MIB}"),
-        *(f"-seed={seed + 1}", f"-artifact_prefix={folder}/", "-max_len=100000", str(corpus)),
+        *(f"-seed={seed + 1}", f"-artifact_prefix={folder}/", "-max_len=100000"),
+        *(f"-report_slow_units={HANG_S}", str(corpus)),
     ]
     atheris.Setup([sys.argv[0], *options], Trial(reader, folder), custom_mutator=change)
     atheris.Fuzz()
@@ -270,7 +277,8 @@ def run(reader: str, folder: Path, seconds: int, seed: int) -> tuple[dict[str, f
     wrong = [f"{reader}: {row}" for row in rows]
     wrong += [
         f"{reader}: WRONG: {path.name}: {base64.b64encode(path.read_bytes()).decode()}"
-        for path in sorted(folder.glob("*-*"))
+        for path in sorted(folder.iterdir())
+        if path.name.startswith(("crash-", "timeout-", "oom-"))
     ]
     if not edges or (done.returncode and not wrong):
         wrong.append(f"{reader}: WRONG: ended with {done.returncode}: {text[-2000:]}")

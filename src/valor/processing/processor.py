@@ -29,7 +29,7 @@ _TEXT_TOKENIZER_FILE = "text_tokenizer.json"
 def _front_end(values: Any) -> str:
     """The kind of a spectrogram's configuration; older folders have Kaldi's without saying so."""
     if isinstance(values, dict):
-        return values.get("kind", "kaldi")
+        return str(values.get("kind", "kaldi"))
     return getattr(values, "kind", "")
 
 
