@@ -9,6 +9,7 @@ so that a crash, a hang and too much memory are findings too; these end its run.
 
 import argparse
 import base64
+import importlib
 import json
 import math
 import random
@@ -233,8 +234,7 @@ def tried(read: Callable[[bytes], None], content: bytes) -> str:
 
 def fuzz(reader: str, folder: Path, seconds: int, seed: int) -> None:
     """Fuzz one reader in this process, which ends with it."""
-    import atheris  # pyright: ignore[reportMissingImports]
-
+    atheris: Any = importlib.import_module("atheris")  # which has no types
     with atheris.instrument_imports(include=["valor"]):
         inputs = seeds(reader)
     corpus = folder / "corpus"

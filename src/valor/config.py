@@ -113,12 +113,13 @@ def to_json(config: object) -> str:
 def parse_json(text: str | bytes, where: str) -> Any:
     """The value of a JSON text; a `ConfigError` that begins with `where` if it is none."""
     try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(text)
         # A half of a surrogate pair can be escaped, but neither printed nor made tokens of.
-        if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower():
+        if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
         return value
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ConfigError(f"{where}: not UTF-8 text ({error.reason})") from None
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""

@@ -324,7 +324,7 @@ def _members(record: Record, config: ShardConfig) -> tuple[dict[str, bytes], dic
             detail = f"{length_s:.1f} s exceed longest_s={config.longest_s:g}; cut it into segments"
             raise MediaError(record.media, "too-long", detail)
         if config.content == "original":
-            suffix = Path(record.media).suffix.lower().lstrip(".") or "bin"
+            suffix = Path(record.media).suffix.lower().lstrip(".")[:20] or "bin"
             extra = {"start_s": record.start_s, "end_s": end_s, "original": suffix}
             return {suffix: Path(path).read_bytes()}, extra
         plan = DecodePlan(

@@ -37,7 +37,7 @@ QUARANTINE_FILE = "quarantine.jsonl"
 FRAME_SUFFIX = "jpg"
 _BLOCK = tarfile.BLOCKSIZE
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_SUFFIX = re.compile(r"[^/\\\0]{1,100}")
+_SUFFIX = re.compile(r"[^/\0]{1,50}")
 _MOST_RECORDS = 2**31
 _OPEN_INDEXES = 256
 """Indexes that are kept in memory at a time."""

@@ -1,7 +1,6 @@
 """From a decoded frame to an upright RGB array with square pixels, in the asked size."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -86,7 +85,7 @@ def read_picture(
     source: str | Path | IO[bytes],
     mode: str | None = None,
     *,
-    formats: Sequence[str] = _PICTURE_FORMATS,
+    formats: tuple[str, ...] = _PICTURE_FORMATS,
 ) -> UInt8[np.ndarray, "..."]:
     """Read a stored picture as it is, where FFmpeg's conversions would change its values.
 
