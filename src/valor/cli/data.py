@@ -41,6 +41,8 @@ class Validate:
     """Read every media file to its end: silence and damage too."""
     workers: int | None = None
     """Processes that read media; all processors by default."""
+    time_limit_s: float | None = None
+    """A file that takes longer is an error; by default 120 to be probed and 1800 to be decoded."""
     json: Json = False
     """The report with all errors and files, as a JSON object on stdout."""
 
@@ -50,7 +52,13 @@ class Validate:
 
         depth = "decode" if self.decode else "probe" if self.probe else "presence"
         with StageProgress() as progress:
-            report = validate(self.manifest, depth=depth, workers=self.workers, progress=progress)
+            report = validate(
+                self.manifest,
+                depth=depth,
+                workers=self.workers,
+                time_limit_s=self.time_limit_s,
+                progress=progress,
+            )
         if self.json:
             print(json.dumps(dataclasses.asdict(report)))
             return 1 if report.errors else 0

@@ -224,7 +224,9 @@ def _from_file(record: Record, processor: Processor, draw: Draw | None) -> Sampl
     frames, waveforms, problem = None, [], None
     if info.has_video:
         try:
-            frames, _ = decode_frames(record.media, times_s, short_side_px=plan.short_side_px)
+            frames, _ = decode_frames(
+                record.media, times_s, short_side_px=plan.short_side_px, backend=plan.backend
+            )
         except MediaError as error:
             problem = error
     if info.has_audio:

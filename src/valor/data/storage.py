@@ -42,7 +42,7 @@ def local_copy(path: str) -> Iterator[str]:
             with filesystem.open(name, "rb") as source:
                 shutil.copyfileobj(source, copy)
         except FileNotFoundError:
-            raise MediaError(path, "missing", "no such object; correct the address") from None
+            raise _missing(path) from None
         except OSError as error:
             raise MediaError(path, "unreadable", f"cannot be fetched ({error})") from None
         copy.flush()
@@ -58,12 +58,35 @@ def temporary_file(content: bytes, suffix: str) -> Iterator[str]:
         yield file.name
 
 
-def read_text(path: str) -> str:
-    """The text of a file, wherever it lies; `FileNotFoundError` if there is none."""
+def check(address: str) -> None:
+    """Ask whether an object is there, without fetching it.
+
+    Args:
+        address: Such as s3://bucket/file.mp4.
+
+    Raises:
+        MediaError: If it is `missing`, or `unreadable` for whatever reason the place has.
+        DependencyError: If the package for such addresses is not installed.
+    """
+    filesystem, name = _filesystem(address)
+    try:
+        filesystem.info(name)
+    except FileNotFoundError:
+        raise _missing(address) from None
+    except Exception as error:  # Each place has its own errors for what it does not give.
+        raise MediaError(address, "unreadable", f"cannot be asked for ({error})") from None
+
+
+def _missing(address: str) -> MediaError:
+    return MediaError(address, "missing", "no such object; correct the address")
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file, wherever it lies; `FileNotFoundError` if there is none."""
     if not is_remote(path):
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes()
     filesystem, name = _filesystem(path)
-    return filesystem.cat_file(name).decode()
+    return filesystem.cat_file(name)
 
 
 def read_ranges(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -82,7 +105,9 @@ def read_ranges(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         ends = [offset + size for offset, size in ranges]
         return filesystem.cat_ranges([name] * len(ranges), starts, ends, on_error="raise")
     with Path(path).open("rb") as file:
-        return [os.pread(file.fileno(), size, offset) for offset, size in ranges]
+        length = os.fstat(file.fileno()).st_size
+        cut = [(min(offset, length), size) for offset, size in ranges]
+        return [os.pread(file.fileno(), min(size, length - at), at) for at, size in cut]
 
 
 def _filesystem(path: str) -> tuple[Any, str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from valor.config import configclass, from_dict, to_json
+from valor.config import configclass, from_dict, parse_json, to_json
 from valor.errors import ConfigError, LibraryError, UsageError
 from valor.search.ingest import AddReport, Ingest, Progress, find_files
 from valor.search.query import Hit, Scan, embed_query, parse_using, rank
@@ -330,7 +330,7 @@ class Library:
 def _read_info(folder: Path) -> LibraryInfo:
     path = folder / _INFO_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_bytes(), str(path))
         version = values["format_version"]
         if version != FORMAT_VERSION:
             raise LibraryError(
