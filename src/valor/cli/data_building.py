@@ -12,7 +12,8 @@ import tyro
 
 from valor.cli.arguments import Json
 from valor.cli.progress import StageProgress
-from valor.data.building.captioning import CaptionConfig, CaptionStage, caption
+from valor.data.building.captioning import CaptionConfig, CaptionStage, Keep, caption
+from valor.data.building.rows import Work
 from valor.data.building.segment import SegmentConfig, recordings, segment
 from valor.data.manifest import read_manifest
 from valor.errors import ModelError, UsageError
@@ -48,14 +49,13 @@ class SegmentRecordings:
         from valor.data.executors import make_executor
 
         with StageProgress() as progress:
-            done = segment(
-                recordings(self.media),
-                _jsonl(self.out),
-                self.cut,
-                make_executor(self.executor, self.workers),
+            work = Work(
+                out=_jsonl(self.out),
+                executor=make_executor(self.executor, self.workers),
                 retry=self.retry,
                 progress=lambda num, total: progress("segment", num, total),
             )
+            done = segment(recordings(self.media), self.cut, work)
         for media, reason in done.bad.items():
             print(f"left out {media}: {reason}", file=sys.stderr)
         why = ", ".join(f"{reason} {num}" for reason, num in done.rejected.items())
@@ -84,10 +84,8 @@ class CaptionRecords:
     """Manifest to be written, another JSONL file."""
     models: tyro.conf.OmitArgPrefixes[CaptionConfig] = field(default_factory=CaptionConfig)
     """Model folders, hub ids or endpoints URL#MODEL."""
-    min_similarity: float | None = None
-    """Keep a caption if all its texts are at least this similar to their media, in [-1, 1]."""
-    keep_share: float | None = None
-    """Keep this share of the captions instead, the most similar ones."""
+    keep: tyro.conf.OmitArgPrefixes[Keep] = field(default_factory=Keep)
+    """Which captions are kept."""
     executor: Literal["local", "ray"] = "local"
     """Processes on this machine, or a Ray cluster (extra `ray`)."""
     workers: int = 1
@@ -113,17 +111,13 @@ class CaptionRecords:
             fit=fit,
         )
         with StageProgress() as progress:
-            done = caption(
-                read_manifest(self.manifest),
-                out,
-                models,
-                stage,
-                make_executor(self.executor, self.workers),
-                min_similarity=self.min_similarity,
-                keep_share=self.keep_share,
+            work = Work(
+                out=out,
+                executor=make_executor(self.executor, self.workers),
                 retry=self.retry,
                 progress=lambda num, total: progress("caption", num, total),
             )
+            done = caption(read_manifest(self.manifest), models, stage, self.keep, work)
         why = "".join(f", {reason} {num}" for reason, num in done.rejected.items())
         row = {"manifest": str(self.out), **dataclasses.asdict(done)}
         text = f"kept {done.num_kept} of {done.num_records} records{why}"

@@ -40,6 +40,7 @@ HOP_S = 0.05
 MOTION_STEP_S = 0.25
 """Motion is the change of the picture within this time."""
 
+_ROUNDING_S = 1e-6
 _THUMB_PX = 32
 _SEEK_LEAD_S = 5.0
 """A stretch that begins later is read from this much before it on."""
@@ -65,27 +66,32 @@ class Activity:
     frame_times_s: Float[np.ndarray, " frames"]
     """Of the frames that were decoded, within the recording."""
     changes: Float[np.ndarray, " frames"]
-    """Mean difference of each from the one before, as a fraction of full scale; 0 of the first."""
+    """By how much of full scale half of each one, or more, differs from the one before."""
     motions: Float[np.ndarray, " motions"]
     """Mean differences of pictures `MOTION_STEP_S` apart, or as far as frames allow."""
-    motion_times_s: Float[np.ndarray, " motions"]
-    """When the later ones appear."""
+    motion_starts_s: Float[np.ndarray, " motions"]
+    """When the earlier ones appear,"""
+    motion_ends_s: Float[np.ndarray, " motions"]
+    """and the later ones."""
 
     def level_db(self, start_s: float, end_s: float) -> float:
-        """Mean loudness of a stretch in dBFS; minus infinity for digital silence."""
-        hops = self._hops(start_s, end_s)
-        if self.peak[hops].max(initial=0.0) <= SILENCE_PEAK:
-            return -math.inf
-        return 10 * math.log10(self.power[hops].mean())
+        """Mean loudness of a stretch in dBFS; minus infinity without a sound."""
+        power = self.power[self._hops(start_s, end_s)].sum() * HOP_S / max(end_s - start_s, HOP_S)
+        return 10 * math.log10(power) if power else -math.inf
+
+    def is_silent(self, start_s: float, end_s: float) -> bool:
+        """True if most of a stretch is digital silence; codecs smear what is beside it into it."""
+        return bool(np.median(self.peak[self._hops(start_s, end_s)]) <= SILENCE_PEAK)
 
     def motion(self, start_s: float, end_s: float) -> float:
         """Mean change of a stretch's picture within `MOTION_STEP_S`; a frozen one counts as 0."""
-        first, last = np.searchsorted(self.motion_times_s, (start_s, end_s), side="right")
-        num_steps = max((end_s - start_s) / MOTION_STEP_S, 1.0)
+        first = np.searchsorted(self.motion_starts_s, start_s - _ROUNDING_S)
+        last = np.searchsorted(self.motion_ends_s, end_s - _ROUNDING_S)
+        num_steps = max((end_s - start_s) / MOTION_STEP_S - 1, 1.0)
         return float(self.motions[first:last].sum() / num_steps)
 
     def _hops(self, start_s: float, end_s: float) -> slice:
-        first = round((start_s - self.start_s) / HOP_S)
+        first = min(round((start_s - self.start_s) / HOP_S), len(self.power) - 1)
         return slice(first, max(first + 1, round((end_s - self.start_s) / HOP_S)))
 
 
@@ -131,10 +137,11 @@ class _Meter:
 
     def __init__(self, start_s: float, end_s: float) -> None:
         self._start_s, self._end_s = start_s, end_s
-        num_hops = math.ceil((end_s - start_s) / HOP_S - 1e-6)
+        num_hops = math.ceil((end_s - start_s) / HOP_S - _ROUNDING_S)
         self._energy, self._peak = np.zeros(num_hops), np.zeros(num_hops, np.float32)
         self._times, self._changes = array("d"), array("f")
-        self._motion_times, self._motions = array("d"), array("f")
+        self._motion_starts, self._motion_ends = array("d"), array("d")
+        self._motions = array("f")
         self._reformatter = VideoReformatter()
         self._last: np.ndarray | None = None
         self._reference: np.ndarray | None = None
@@ -176,7 +183,7 @@ class _Meter:
         samples = samples_of(frame).mean(axis=0)
         self._heard_until_s = begin_s + len(samples) / frame.sample_rate
         times_s = begin_s - self._start_s + np.arange(len(samples)) / frame.sample_rate
-        hops = np.floor(times_s / HOP_S + 1e-6).astype(int)
+        hops = np.floor(times_s / HOP_S + _ROUNDING_S).astype(int)
         inside = (hops >= 0) & (hops < len(self._energy))
         if inside.any():
             hops, samples = hops[inside], samples[inside]
@@ -191,11 +198,12 @@ class _Meter:
             return
         picture = self._thumb(frame)
         self._times.append(time_s)
-        self._changes.append(0.0 if self._last is None else _difference(self._last, picture))
+        self._changes.append(0.0 if self._last is None else _change(self._last, picture))
         self._last = picture
-        if time_s >= self._reference_s + MOTION_STEP_S - 1e-6:
+        if time_s >= self._reference_s + MOTION_STEP_S - _ROUNDING_S:
             if self._reference is not None:
-                self._motion_times.append(time_s)
+                self._motion_starts.append(self._reference_s)
+                self._motion_ends.append(time_s)
                 self._motions.append(_difference(self._reference, picture))
             self._reference, self._reference_s = picture, time_s
 
@@ -218,9 +226,15 @@ class _Meter:
             frame_times_s=np.array(self._times),
             changes=np.array(self._changes),
             motions=np.array(self._motions),
-            motion_times_s=np.array(self._motion_times),
+            motion_starts_s=np.array(self._motion_starts),
+            motion_ends_s=np.array(self._motion_ends),
         )
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).mean() / 255)
+
+
+def _change(one: np.ndarray, other: np.ndarray) -> float:
+    """Of half of the picture, so that something that flashes does not count."""
+    return float(np.median(np.abs(one - other).max(axis=2)) / 255)

@@ -1,27 +1,26 @@
 """Audiovisual captions without people: draft, merge, compare with the media, keep or reject.
 
-Every record gets drafts of what is seen, heard and said, each from a model that is given that alone,
-or from subtitles. Rules or a language model make one caption of them, and an embedder says how well
-each text fits its own media. What fits badly is rejected, and listed with its numbers. Models come
-from outside, as things to be called in the process that works. Entry point: `caption`.
+Every record gets drafts of what is seen, heard and said, each from a model that is given that
+alone, or from subtitles. Rules or a language model make one caption of them, and an embedder says
+how well each text fits its own media. What fits badly is rejected, and listed with its numbers.
+Models come from outside, as things to be called in the process that works. Entry point: `caption`.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 from valor.config import configclass
 from valor.data.building.merging import Drafts, by_rules, merge_prompt, speech_of
-from valor.data.building.rows import KEPT, Row, Task, failed, work, write_rows
-from valor.data.executors import Executor
+from valor.data.building.rows import KEPT, Row, Task, Work, do_rows, failed, write_rows
 from valor.data.manifest import Record, TaggedText, write_manifest
 from valor.data.storage import is_remote, local_copy
-from valor.errors import ManifestError, MediaError, ModelError, ValorError
+from valor.errors import ConfigError, ManifestError, MediaError, ModelError, ValorError
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Describer, Embedder, Modality, Segment
 
+_ROWS_PER_TASK = 16
 _STYLES = {"vision": "draft", "audio": "draft", "speech": "subtitle"}
 
 
@@ -52,6 +51,23 @@ class CaptionConfig:
     """`rules`, or the endpoint `URL#MODEL` of a language model that merges the drafts."""
     embedder: str | None = None
     """Compares texts with media; without one all captions are kept."""
+
+
+@configclass
+class Keep:
+    """Which captions are kept, by one of these; all of them by default."""
+
+    min_similarity: float | None = None
+    """Those whose texts are all at least this similar to their media, in [-1, 1]."""
+    keep_share: float | None = None
+    """This share of them, the most similar ones."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible values."""
+        if self.min_similarity is not None and self.keep_share is not None:
+            raise ValueError("min_similarity and keep_share exclude each other")
+        if self.keep_share is not None and not 0 < self.keep_share <= 1:
+            raise ValueError(f"keep_share={self.keep_share} must be in (0, 1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,57 +233,37 @@ class Captioned:
 
 
 def caption(
-    records: Sequence[Record],
-    out: Path,
-    config: CaptionConfig,
-    stage: CaptionStage,
-    executor: Executor,
-    *,
-    min_similarity: float | None = None,
-    keep_share: float | None = None,
-    rows_per_task: int = 16,
-    retry: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    records: Sequence[Record], config: CaptionConfig, stage: CaptionStage, keep: Keep, work: Work
 ) -> Captioned:
     """Write a manifest of captioned records, and beside it what became of all the rest.
 
-    What is kept may be chosen anew at any time; only new records are captioned then.
+    What to keep may be chosen anew at any time; only new records are captioned then.
 
     Args:
         records: Stretches of recordings; captions that they have stay.
-        out: The manifest.
         config: Names what the stage does.
         stage: Does it.
-        executor: Where.
-        min_similarity: Texts must fit their media that well.
-        keep_share: The share of the captioned records that is to be kept instead.
-        rows_per_task: Records that go through the models together.
-        retry: Try records again of which nothing became.
-        progress: Told how many of how many records are done.
+        keep: What of it is kept.
+        work: The manifest, and how it is made.
 
     Returns:
         What was kept and what not.
 
     Raises:
-        ValorError: If it is not clear what to keep.
-        ConfigError: If the manifest was begun with another configuration.
+        ConfigError: If it is not clear what to keep, or the manifest was begun with another
+            configuration.
     """
-    if (min_similarity is not None) + (keep_share is not None) != (stage.embedder is not None):
-        raise ValorError(
+    if (keep == Keep()) != (stage.embedder is None):
+        raise ConfigError(
             "an embedder needs min_similarity or keep_share, and they need an embedder"
         )
-    if keep_share is not None and not 0 < keep_share <= 1:
-        raise ValorError(f"keep_share={keep_share}, wanted more than 0 and at most 1")
-    rows = work(
-        stage, records, out, config, executor,
-        rows_per_task=rows_per_task, retry=retry, progress=progress,
-    )  # fmt: skip
+    rows = do_rows(stage, records, config, work, rows_per_task=_ROWS_PER_TASK)
     thresholds: dict[str, float] = {}
-    if min_similarity is not None:
-        thresholds = {group.label: min_similarity for group in MEDIA_GROUPS}
-    if keep_share is not None:
+    if keep.min_similarity is not None:
+        thresholds = {group.label: keep.min_similarity for group in MEDIA_GROUPS}
+    if keep.keep_share is not None:
         similarities = [row["similarity"] for row in rows if "similarity" in row]
-        thresholds = calibrated(similarities, keep_share)
+        thresholds = calibrated(similarities, keep.keep_share)
     for row in rows:
         row["verdict"] = verdict(row, thresholds)
     kept = [
@@ -275,8 +271,8 @@ def caption(
         for record, row in zip(records, rows, strict=True)
         if row["verdict"] == KEPT
     ]
-    write_rows(out, rows)
-    write_manifest(out, kept)
+    write_rows(work.out, rows)
+    write_manifest(work.out, kept)
     reasons = Counter(row["verdict"] for row in rows if row["verdict"] != KEPT)
     return Captioned(
         num_records=len(rows),

@@ -3,7 +3,7 @@
 Beside a manifest `NAME.jsonl` stand `NAME.rows.jsonl`, what became of every input row, and
 `NAME.config.json`, what made them. The rows grow with every finished task, and are put in the order
 of the input at the end (`write_rows`); so a run that was killed goes on to the same bytes, and one
-whose input has grown does only what is new. Entry point: `work`.
+whose input has grown does only what is new. Entry point: `do_rows`.
 """
 
 import hashlib
@@ -44,28 +44,30 @@ def rows_file(out: Path) -> Path:
     return out.with_suffix(".rows.jsonl")
 
 
-def work(
-    stage: Stage,
-    records: Sequence[Record],
-    out: Path,
-    config: Any,
-    executor: Executor,
-    *,
-    rows_per_task: int = 1,
-    retry: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Where and how a step is done."""
+
+    out: Path
+    """The manifest that is made; its folder is made if needed."""
+    executor: Executor
+    retry: bool = False
+    """Do records again whose status is not `ok`."""
+    progress: Callable[[int, int], None] = lambda done, total: None
+    """Told how many of how many records are done."""
+
+
+def do_rows(
+    stage: Stage, records: Sequence[Record], config: Any, work: Work, *, rows_per_task: int = 1
 ) -> list[Row]:
     """Do what is not done yet.
 
     Args:
         stage: Does it.
         records: The input.
-        out: The manifest that is made; its folder is made if needed.
         config: What the rows depend on beside the records.
-        executor: Runs the stage.
+        work: Where and how.
         rows_per_task: Records that are done in one go.
-        retry: Do records again whose status is not `ok`.
-        progress: Told how many of how many records are done.
 
     Returns:
         A row per record, in their order, with a `key` and the record's `id` and `media`.
@@ -74,7 +76,7 @@ def work(
         ConfigError: If the rows that are there were made by another configuration.
         ValorError: If another process writes them.
     """
-    out = out.resolve()
+    out = work.out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     path = rows_file(out)
     _claim(out.with_suffix(".config.json"), config, is_begun=path.is_file())
@@ -85,7 +87,7 @@ def work(
         file.truncate(len(whole))
         file.seek(len(whole))
         done = {row["key"]: row for row in map(json.loads, whole.splitlines())}
-        if retry:
+        if work.retry:
             done = {key: row for key, row in done.items() if row["status"] == "ok"}
         # A task always holds the same records: models round differently in other company.
         starts = range(0, len(records), rows_per_task)
@@ -93,7 +95,7 @@ def work(
         names = dict(zip(records, keys, strict=True))
         tasks = [task for task in tasks if any(names[r] not in done for r in task.records)]
         num_done = len(records) - sum(len(task.records) for task in tasks)
-        for task, rows in _results(stage, tasks, executor):
+        for task, rows in _results(stage, tasks, work.executor):
             for record, row in zip(task.records, rows, strict=True):
                 media = record_values(record, out.parent)["media"]
                 whole_row = {"key": names[record], "id": record.id, "media": media, **row}
@@ -101,7 +103,7 @@ def work(
                 file.write(_line(whole_row))
             file.flush()
             num_done += len(rows)
-            progress(num_done, len(records))
+            work.progress(num_done, len(records))
     return [done[key] for key in keys]
 
 

@@ -9,7 +9,7 @@ Entry point: `segment`.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,7 @@ from typing import Literal
 import numpy as np
 
 from valor.config import configclass
-from valor.data.building.rows import KEPT, Row, Task, failed, work, write_rows
-from valor.data.executors import Executor
+from valor.data.building.rows import KEPT, Row, Task, Work, do_rows, failed, write_rows
 from valor.data.manifest import Record, read_manifest, write_manifest
 from valor.data.sources.media import bare, media_files
 from valor.data.storage import local_copy
@@ -42,13 +41,14 @@ class SegmentConfig:
     min_length_s: float = 1.0
     """A shorter one is rejected as `short`, or joined to the one before it if it is a rest."""
     min_level_db: float = -50.0
-    """One of less mean loudness in dBFS is rejected as `quiet`; digital silence as `silent`."""
+    """One of less mean loudness in dBFS is rejected: as `silent` if it is digital silence, or as
+    `quiet`."""
     min_motion: float = 0.002
     """One whose picture changes less within 0.25 s is rejected as `still`; 1 is black to white."""
-    scene_change: float = 0.04
-    """The scene changes where a frame differs that much from the one before, of full scale,"""
+    scene_change: float = 0.03
+    """The scene changes where half of the picture changes at once by that much of full scale,"""
     scene_ratio: float = 4.0
-    """and this many times as much as the frames around it do."""
+    """and this many times as much as from frame to frame before and after."""
     silence_s: float = 1.0
     """Recordings are cut by `silence` where it is below `min_level_db` at least this long."""
 
@@ -77,25 +77,14 @@ class Segmented:
     """Reason by medium, of recordings that could not be read."""
 
 
-def segment(
-    recordings: Sequence[Record],
-    out: Path,
-    config: SegmentConfig,
-    executor: Executor,
-    *,
-    retry: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Segmented:
+def segment(recordings: Sequence[Record], config: SegmentConfig, work: Work) -> Segmented:
     """Write a manifest of the segments of recordings, and beside it what became of all the rest.
 
     Args:
         recordings: Files, or stretches of them. Their texts speak of more than a segment and are
             left out.
-        out: The manifest.
         config: How to cut.
-        executor: Measures the recordings.
-        retry: Try recordings again that could not be read.
-        progress: Told how many of how many recordings are done.
+        work: The manifest, and how it is made.
 
     Returns:
         What was kept and what not.
@@ -103,15 +92,14 @@ def segment(
     Raises:
         ConfigError: If the manifest was begun with another configuration.
     """
-    stage = partial(segment_task, config=config)
-    rows = work(stage, recordings, out, config, executor, retry=retry, progress=progress)
+    rows = do_rows(partial(segment_task, config=config), recordings, config, work)
     records = [
         record
         for recording, row in zip(recordings, rows, strict=True)
         for record in _records(recording, row)
     ]
-    write_rows(out, rows)
-    write_manifest(out, records)
+    write_rows(work.out, rows)
+    write_manifest(work.out, records)
     return _summary(rows)
 
 
@@ -226,15 +214,16 @@ def judge(activity: Activity, start_s: float, end_s: float, config: SegmentConfi
         `status` is `kept`, or the first reason that holds of `image`, `no-audio`, `no-picture`,
         `short`, `silent`, `quiet` and `still`.
     """
-    level_db, motion = -math.inf, 0.0
+    level_db, motion, is_silent = -math.inf, 0.0, True
     if not activity.is_image:
         level_db, motion = activity.level_db(start_s, end_s), activity.motion(start_s, end_s)
+        is_silent = activity.is_silent(start_s, end_s)
     reasons = {
         "image": activity.is_image,
         "no-audio": not activity.has_audio,
         "no-picture": not activity.has_video,
         "short": end_s - start_s < config.min_length_s - 1e-6,
-        "silent": level_db == -math.inf,
+        "silent": level_db < config.min_level_db and is_silent,
         "quiet": level_db < config.min_level_db,
         "still": motion < config.min_motion,
     }
