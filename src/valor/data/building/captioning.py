@@ -298,7 +298,7 @@ def calibrated(similarities: Sequence[Mapping[str, float]], keep_share: float) -
     groups = {group for similarity in similarities for group in similarity}
     by_group = {g: sorted(s[g] for s in similarities if g in s) for g in sorted(groups)}
     ranks = {
-        group: {score: place / len(scores) for place, score in reversed([*enumerate(scores)])}
+        group: {score: place / len(scores) for place, score in enumerate(scores, start=1)}
         for group, scores in by_group.items()
     }
     worst = [min(ranks[g][score] for g, score in s.items()) for s in similarities if s]

@@ -77,7 +77,8 @@ def by_rules(drafts: Drafts) -> str:
     Returns:
         The caption.
     """
-    seen, heard = _distinct(_sentences(drafts.get("vision", "")), drafts.get("audio", ""))
+    said = _distinct([(k, s) for k in ("vision", "audio") for s in _sentences(drafts.get(k, ""))])
+    seen, heard = ([s for kind, s in said if kind == which] for which in ("vision", "audio"))
     if len(seen) == len(heard) == 1 and (joint := _joint(heard[0])):
         parts = [f"{seen[0]}{joint}{_small(heard[0])}"]
     else:
@@ -85,8 +86,8 @@ def by_rules(drafts: Drafts) -> str:
     text = " ".join(f"{part[0].upper()}{part[1:]}." for part in parts)
     words = drafts.get("speech", "").split()
     if words:
-        said = " ".join(words[:_MAX_SPOKEN_WORDS])
-        text += f' Someone says: "{said}{" ..." if len(words) > _MAX_SPOKEN_WORDS else ""}"'
+        spoken = " ".join(words[:_MAX_SPOKEN_WORDS])
+        text += f' Someone says: "{spoken}{" ..." if len(words) > _MAX_SPOKEN_WORDS else ""}"'
     return text.strip()
 
 
@@ -95,15 +96,15 @@ def _sentences(text: str) -> list[str]:
     return [part.rstrip(" .") for part in parts if part.rstrip(" .")]
 
 
-def _distinct(seen: list[str], about_sound: str) -> tuple[list[str], list[str]]:
-    """Sentences of both, without those whose words are all in another one."""
-    kept = [*seen]
-    heard = _sentences(about_sound)
-    for sentence in heard:
-        if not any(_content(sentence) <= _content(other) for other in kept):
-            kept = [other for other in kept if not _content(other) < _content(sentence)]
-            kept.append(sentence)
-    return [s for s in kept if s in seen], [s for s in kept if s not in seen]
+def _distinct(sentences: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Sentences of both kinds, without those whose words are all in another one."""
+    kept: list[tuple[str, str]] = []
+    for kind, sentence in sentences:
+        words = _content(sentence)
+        if not any(words <= _content(other) for _, other in kept):
+            kept = [(of, other) for of, other in kept if not _content(other) < words]
+            kept.append((kind, sentence))
+    return kept
 
 
 def _content(sentence: str) -> frozenset[str]:

@@ -40,7 +40,7 @@ class SegmentConfig:
     """Length of a segment; the longest one of `scene` and `silence`, which are cut again."""
     min_length_s: float = 1.0
     """A shorter one is rejected as `short`, or joined to the one before it if it is a rest."""
-    min_level_db: float = -50.0
+    min_level_db: float = -60.0
     """One of less mean loudness in dBFS is rejected: as `silent` if it is digital silence, or as
     `quiet`."""
     min_motion: float = 0.002
