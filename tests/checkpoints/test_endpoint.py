@@ -265,7 +265,7 @@ def test_an_endpoint_replies_to_a_text_alone(server, model):
     ((_, _, body),) = server.requests
     assert body["messages"] == [{"role": "user", "content": "merge this"}]
     server.statuses = [401]
-    with pytest.raises(ModelError, match="HTTP 401 .*; set VALOR_API_KEY"):
+    with pytest.raises(ModelError, match=r"HTTP 401 .*; set VALOR_API_KEY"):
         model.complete("merge this")
 
 

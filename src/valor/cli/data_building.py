@@ -15,7 +15,7 @@ from valor.cli.progress import StageProgress
 from valor.data.building.captioning import CaptionConfig, CaptionStage, Keep, caption
 from valor.data.building.rows import Work
 from valor.data.building.segment import SegmentConfig, recordings, segment
-from valor.data.manifest import read_manifest
+from valor.data.manifest import manifest_file, read_manifest
 from valor.errors import ModelError, UsageError
 
 _RULES = CaptionConfig().merge
@@ -101,7 +101,7 @@ class CaptionRecords:
         from valor.models.verbs import fit
 
         out, models = _jsonl(self.out), self.models
-        if out.resolve() == self.manifest.resolve():
+        if out.resolve() == manifest_file(self.manifest).resolve():
             raise UsageError(f"--out {out}: would replace what it is made from; name another file")
         stage = CaptionStage(
             vision=_Load.of(models.vision, "describer"),
