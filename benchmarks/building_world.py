@@ -2,10 +2,12 @@
 
 Scenes of the world are joined to longer recordings, with a stretch that is silent and one that
 stands still among them. `segment` cuts them by scene. Then every kept segment is drafted from the
-truth, half of them with one fact changed on purpose, and `caption` keeps that half which the model
-finds most similar to its media. A kept caption that is true counts for precision and recall; by
-chance both were 0.5. Without `--model`, an oracle that embeds the truth takes its place. There is
-no limit; the figures say how much a filter by this model is worth.
+truth, half of them with one fact changed on purpose, and `caption` keeps the captions that the
+model finds most similar to their media, as many as are true. A kept caption that is true counts for
+precision and recall; a filter that guesses has `chance_precision` for both. Without `--model`, an
+oracle that embeds the truth takes its place. There is no limit: the figures say what a filter by
+this model is worth on media and language of the kind that it was trained on, where the share of
+true drafts is known.
 """
 
 import argparse
