@@ -136,11 +136,11 @@ class CaptionStage:
     def _merged(self, drafts: Drafts) -> Row:
         if not drafts:
             return failed("nothing-to-say", "no model has said anything, and there is no speech")
-        merge = by_rules
         if self.writer is not None and len(drafts) > 1:
-            reply = self.writer()
-            merge = lambda notes: " ".join(reply(merge_prompt(notes)).split())  # noqa: E731
-        return {"caption": merge(drafts), "about": _about(drafts).label}
+            text = " ".join(self.writer()(merge_prompt(drafts)).split())
+        else:
+            text = by_rules(drafts)
+        return {"caption": text, "about": _about(drafts).label}
 
     def _compare(self, rows: Sequence[Row], media: "_Media") -> None:
         """Add similarities to the rows that have a caption."""
