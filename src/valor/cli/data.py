@@ -5,7 +5,6 @@ A subcommand is a dataclass of its arguments with a method `run` that returns th
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import tyro
 
 from valor.cli.arguments import Group, Json, parse_kind
 from valor.cli.data_annotate import Annotate
+from valor.cli.data_building import CaptionRecords, SegmentRecordings
 from valor.cli.progress import StageProgress
 from valor.cli.tables import table
 from valor.data.manifest import read_manifest, write_manifest
@@ -209,17 +209,15 @@ class Shard:
 
     def run(self) -> int:
         """Write shards, and say how much is in them."""
-        from valor.data.executors import LocalExecutor, RayExecutor
+        from valor.data.executors import make_executor
         from valor.data.shards import STATS_FILE, damaged
 
-        workers = os.cpu_count() or 1 if self.workers is None else self.workers
-        executor = RayExecutor(workers) if self.executor == "ray" else LocalExecutor(workers)
         with StageProgress() as progress:
             complete = shard(
                 read_manifest(self.manifest),
                 self.out,
                 self.store,
-                executor,
+                make_executor(self.executor, self.workers),
                 part=_part(self.part),
                 retry=self.retry,
                 progress=progress,
@@ -246,6 +244,8 @@ SUBCOMMANDS = {
     "import": Import,
     "validate": Validate,
     "stats": Stats,
+    "segment": SegmentRecordings,
+    "caption": CaptionRecords,
     "shard": Shard,
     "annotate": Annotate,
 }

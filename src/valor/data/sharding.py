@@ -5,14 +5,12 @@ configuration alone, not on workers or restarts. Its index grows beside it with 
 done; a restart cuts the tar file behind the last of these and goes on there. Entry point: `shard`.
 """
 
-import fcntl
 import hashlib
 import io
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +33,7 @@ from valor.data.shards import (
     tar_end,
     tar_members,
 )
-from valor.data.storage import local_copy
+from valor.data.storage import local_copy, locked, write_whole
 from valor.errors import ConfigError, DependencyError, MediaError, ValorError
 from valor.media.probe import MediaInfo, probe
 from valor.media.segments import DecodePlan, decode_segment
@@ -162,19 +160,12 @@ def _claim(out: Path, config: ShardConfig, records: Sequence[Record]) -> None:
     try:
         found = Row(parse_json(path.read_bytes(), str(path)), str(path))
     except FileNotFoundError:
-        _write(path, json.dumps(wanted, indent=2) + "\n")
+        write_whole(path, json.dumps(wanted, indent=2) + "\n")
         return
     if found.text("records") != digest:
         raise ConfigError(f"{out} holds shards of other records; choose another --out")
     if from_dict(ShardConfig, found.object("shards"), where=str(path)) != config:
         raise ConfigError(f"{out} holds shards of another configuration; choose another --out")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write all of a file or nothing, also if others write the same."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _tasks(records: Sequence[Record], out: Path, config: ShardConfig) -> Iterator[ShardTask]:
@@ -225,8 +216,8 @@ def _summarise(out: Path, tasks: Sequence[ShardTask]) -> None:
         for name in ("num_records", "num_samples", "seconds", "bytes")
     }
     stats = {"version": 1, **totals, "left_out": dict(sorted(reasons.items())), "shards": shards}
-    _write(out / QUARANTINE_FILE, "".join(json.dumps(row) + "\n" for row in bad))
-    _write(out / STATS_FILE, json.dumps(stats, indent=2) + "\n")
+    write_whole(out / QUARANTINE_FILE, "".join(json.dumps(row) + "\n" for row in bad))
+    write_whole(out / STATS_FILE, json.dumps(stats, indent=2) + "\n")
 
 
 def write_shard(task: ShardTask) -> int:
@@ -237,7 +228,7 @@ def write_shard(task: ShardTask) -> int:
         return sum(entry.is_ok for entry in _journal(index))
     if final.is_file():
         final.rename(partial)
-    with _locked(partial) as tar:
+    with locked(partial) as tar:
         entries = _journal(journal)
         while entries and entries[-1].offset + entries[-1].size > partial.stat().st_size:
             entries.pop()
@@ -260,22 +251,10 @@ def write_shard(task: ShardTask) -> int:
         os.fsync(tar.fileno())
         tar.seek(0)
         digest = hashlib.file_digest(tar, "sha256").hexdigest()
-        _write(task.path(".sha256"), f"{digest}  {final.name}\n")
+        write_whole(task.path(".sha256"), f"{digest}  {final.name}\n")
         partial.rename(final)
         journal.rename(index)
     return sum(entry.is_ok for entry in entries)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[io.BufferedRandom]:
-    """Open a file for reading and writing that nobody else writes."""
-    path.touch()
-    with path.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValorError(f"{path}: another process writes it; wait for its end") from None
-        yield file
 
 
 def _journal(path: Path) -> list[Entry]:

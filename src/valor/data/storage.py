@@ -3,6 +3,8 @@
 Addresses are read through fsspec, which needs the package of the place: s3fs, gcsfs.
 """
 
+import fcntl
+import io
 import os
 import shutil
 import tempfile
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from valor.errors import DependencyError, MediaError
+from valor.errors import DependencyError, MediaError, ValorError
 
 
 def is_remote(path: str) -> bool:
@@ -56,6 +58,35 @@ def temporary_file(content: bytes, suffix: str) -> Iterator[str]:
         file.write(content)
         file.flush()
         yield file.name
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write all of a local file or nothing, also if others write the same."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[io.BufferedRandom]:
+    """Open a local file for reading and writing that nobody else writes; made if needed.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The open file, at its start.
+
+    Raises:
+        ValorError: If another process has it open in this way.
+    """
+    path.touch()
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValorError(f"{path}: another process writes it; wait for its end") from None
+        yield file
 
 
 def check(address: str) -> None:

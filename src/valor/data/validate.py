@@ -22,17 +22,16 @@ from functools import partial
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import av
-import numpy as np
 from av.audio.frame import AudioFrame
 from av.error import FFmpegError
 
 from valor.data.manifest import Record, manifest_file, manifest_lines, parse_record
 from valor.data.storage import check, is_remote
 from valor.errors import ManifestError, MediaError, ValorError
-from valor.media.audio import SILENCE_PEAK
+from valor.media.audio import is_silent, samples_of
 from valor.media.container import (
     TIME_LIMIT_S,
     open_container,
@@ -49,8 +48,6 @@ _CUT_OFF_S = 1.0
 """A recording that ends this much before it should is reported."""
 _STATES_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv", "wav", "flac")
 """Formats whose header says how long the file should be; of others FFmpeg guesses."""
-_SCALES = {"uint8": (128, 128), "int16": (0, 2**15), "int32": (0, 2**31), "int64": (0, 2**63)}
-"""Silence and full scale of samples that are no floating-point numbers."""
 _QUEUED_PER_WORKER = 4
 _REMOTE_WORKERS = 32
 """Threads that ask for objects elsewhere; each waits most of the time."""
@@ -267,16 +264,9 @@ def _read_through(examined: Examined) -> Examined:
                 continue
             is_damaged = is_damaged or any(frame.is_corrupt for frame in frames)
             sounds = (frame for frame in frames if isinstance(frame, AudioFrame))
-            is_heard = is_heard or any(_peak(sound) > SILENCE_PEAK for sound in sounds)
-    is_silent = examined.info.has_audio and not is_heard
-    return replace(examined, is_silent=is_silent, is_damaged=is_damaged)
-
-
-def _peak(sound: AudioFrame) -> float:
-    """The loudest sample, 1 being full scale."""
-    samples: np.ndarray[Any, Any] = sound.to_ndarray()
-    middle, full = _SCALES.get(samples.dtype.name, (0, 1))
-    return np.nan_to_num(np.abs(samples - float(middle))).max(initial=0.0) / full
+            is_heard = is_heard or any(not is_silent(samples_of(sound)) for sound in sounds)
+    silence = examined.info.has_audio and not is_heard
+    return replace(examined, is_silent=silence, is_damaged=is_damaged)
 
 
 def examine_files(
