@@ -102,15 +102,20 @@ class Linear(nn.Linear):
             destination[f"{prefix}weight"] = self.weight.to_dense()
 
 
+_FUSED_FROM = 64
+"""Tokens from which on the fused kernel pays in float32 training on a CPU."""
+
+
 def attend(
     query: Float[Tensor, "batch heads length head_dim"],
     source: KeyValue,
     allowed: Bool[Tensor, "#batch 1 #length tokens"] | None,
 ) -> Float[Tensor, "batch heads length head_dim"]:
     """Scaled dot-product attention, by whichever kernel is fastest here."""
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        # torch 2.13's fused kernel takes 1.7 to 8 times as long as plain products in this case
-        # (`benchmarks/bench_attention.py`).
+    short = source.key.shape[2] < _FUSED_FROM and torch.is_grad_enabled()
+    if query.device.type == "cpu" and (query.dtype == torch.bfloat16 or short):
+        # torch 2.13's fused kernel and its gradient take 1.1 to 8 times as long as plain products
+        # in these cases (`benchmarks/bench_attention.py`).
         scores = (query * query.shape[-1] ** -0.5) @ source.key.transpose(-1, -2)
         if allowed is not None:
             scores = scores.masked_fill(~allowed, -1e9)

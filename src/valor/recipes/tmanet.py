@@ -51,7 +51,7 @@ class MaskTrainConfig:
     pans: bool = True
     """Whether the camera looks elsewhere in every frame."""
     batch_size: int = 16
-    num_steps: int = 400
+    num_steps: int = 800
     save_every: int = 200
     seed: int = 0
 
