@@ -215,6 +215,26 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
     return from_dict(type(config), changed, where="config", trust_code=True)
 
 
+def differences(found: object, wanted: object, *, most: int = 3) -> str:
+    """Say in which fields two configurations differ, as `path: one -> other`, a few of them."""
+    before, after = _by_path(to_dict(found)), _by_path(to_dict(wanted))
+    changed = [
+        f"{path}: {before.get(path, 'nothing')} -> {after.get(path, 'nothing')}"
+        for path in {**before, **after}
+        if before.get(path) != after.get(path)
+    ]
+    more = [f"and {len(changed) - most} more"] if len(changed) > most else []
+    return ", ".join([*changed[:most], *more])
+
+
+def _by_path(value: Any, path: str = "") -> dict[str, str]:
+    if not isinstance(value, dict) or not value:
+        return {path: json.dumps(value)}
+    below = cast("dict[str, Any]", value)
+    paths = {key: f"{path}.{key}" if path else key for key in below}
+    return {p: v for key, part in below.items() for p, v in _by_path(part, paths[key]).items()}
+
+
 def fingerprint(config: object) -> str:
     """Return the first 8 hex digits of the SHA-256 of the canonical JSON."""
     canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))

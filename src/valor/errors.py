@@ -53,6 +53,10 @@ class ModelError(ValorError):
     """A model that is missing, incomplete, inconsistent, or cannot do what is asked of it."""
 
 
+class TrainingError(ValorError):
+    """A run that cannot go on; its last state is whole."""
+
+
 class LibraryError(ValorError):
     """A search library that is missing, damaged or built with another model."""
 

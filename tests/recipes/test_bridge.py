@@ -18,7 +18,7 @@ from valor.inference import load
 from valor.processing.tokenizer import Tokenizer
 from valor.recipes.bridge import BridgeParts, assemble, bridge_captions, train_bridge
 from valor.recipes.template_language import train_language_model
-from valor.training.loop import run
+from valor.training.run import run
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
 
 PARTS = evolve(

@@ -28,7 +28,7 @@ from valor.models.temporal_memory import (
 )
 from valor.objectives.masks import MaskObjectiveConfig, segment
 from valor.processing.sequences import SequenceConfig, normalised
-from valor.training.loop import Losses, Task, fit
+from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
 from valor.training.state import claim
@@ -203,7 +203,7 @@ def mask_task(
                 for row in rows
             ]
             frames, labels = stack(moments, config.sequence)
-            yield segment(model(arrange(frames)), labels, config.objective), {}
+            yield StepLoss(terms=segment(model(arrange(frames)), labels, config.objective))
 
     return Task(
         model=model,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
-from valor.config import fingerprint, from_dict, parse_json, to_json
+from valor.config import differences, from_dict, parse_json, to_json
 from valor.errors import ConfigError
 from valor.training.optim import Optimizer
 
@@ -38,7 +38,7 @@ def claim(out: Path, config: object, data: Sequence[object]) -> None:
         found = from_dict(type(config), values, where=str(path), trust_code=True)
         if found != config:
             raise ConfigError(
-                f"{out} holds run {fingerprint(found)}, not {fingerprint(config)}; "
+                f"{out} holds another run ({differences(found, config)}); "
                 "choose another --out, or delete the folder"
             )
         if stamp.read_text("utf-8") != digest:
