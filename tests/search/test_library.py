@@ -36,16 +36,16 @@ def test_another_model_is_refused_with_the_way_out(library, folder, word_model):
 def test_library_built_again_by_another_process_is_refused(library, folder, word_model):
     Library(library.path, model=word_model("words-2"), rebuild=True)
     with pytest.raises(LibraryError, match="words-2"):
-        library.search("dog")
+        library.search("dog", merged=False)
 
 
 def test_rebuild_starts_empty_with_the_new_model(library, folder, word_model):
     again = Library(library.path, model=word_model("words-2"), rebuild=True)
     assert (len(again), again.fingerprint, again.files()) == (0, "words-2", [])
     again.add(folder)
-    assert len(again.search("dog")) == 3
+    assert len(again.search("dog", merged=False)) == 3
     again.rebuild()
-    assert (len(again), again.search("dog")) == (0, [])
+    assert (len(again), again.search("dog", merged=False)) == (0, [])
 
 
 def test_missing_library_is_only_made_on_request(tmp_path, word_model):
@@ -83,17 +83,17 @@ def test_model_is_loaded_by_name_when_first_needed(tmp_path, folder, word_model,
     assert loaded == ["hub/model"]
     again = Library(tmp_path / "named")
     assert (len(again), loaded) == (3, ["hub/model"])
-    assert len(again.search("dog")) == 3
+    assert len(again.search("dog", merged=False)) == 3
     assert loaded == ["hub/model"] * 2
     with pytest.raises(LibraryError, match=r"words-1 \(hub/model\).*words-2"):
-        Library(tmp_path / "named", model="hub/other").search("dog")
+        Library(tmp_path / "named", model="hub/other").search("dog", merged=False)
 
 
 def test_library_without_a_model_still_lists(library, folder):
     bare = Library(library.path)
     assert names(bare) == ["a.mp4", "b.mp4"]
     with pytest.raises(LibraryError, match="which model"):
-        bare.search("dog")
+        bare.search("dog", merged=False)
 
 
 def test_missing_package_names_the_extra(tmp_path, word_model, monkeypatch):
@@ -112,7 +112,7 @@ def test_removed_files_are_gone_and_the_others_stay(library, folder):
     assert library.remove(folder / "deep") == 1
     assert library.remove(folder / "never.mp4") == 0
     assert names(library) == ["a.mp4"]
-    assert len(library.search("dog")) == len(library) == 2
+    assert len(library.search("dog", merged=False)) == len(library) == 2
     assert (folder / "deep" / "b.mp4").exists()
 
 
@@ -120,7 +120,7 @@ def test_path_with_quotes_can_be_removed(library, write_file):
     path = write_file("it's 'here'.mp4", DOG)
     library.add(path)
     assert library.remove(path) == 1
-    assert library.search("dog") == []
+    assert library.search("dog", merged=False) == []
 
 
 def test_refresh_replaces_changed_and_forgets_vanished(library, folder, write_file):
@@ -130,7 +130,7 @@ def test_refresh_replaces_changed_and_forgets_vanished(library, folder, write_fi
     report = library.refresh()
     assert (report.added, report.removed, report.skipped) == (1, 1, 0)
     assert names(library) == ["a.mp4"]
-    assert [hit.modalities_used for hit in library.search("dog")] == [Modality.VISION]
+    assert [hit.modalities_used for hit in library.search("dog", merged=False)] == [Modality.VISION]
 
 
 def test_touched_file_is_read_again(library, folder):
@@ -140,9 +140,9 @@ def test_touched_file_is_read_again(library, folder):
 
 
 def test_compact_keeps_every_hit(library, folder):
-    before = library.search("bell dog")
+    before = library.search("bell dog", merged=False)
     library.compact()
-    assert library.search("bell dog") == before
+    assert library.search("bell dog", merged=False) == before
 
 
 def test_export_lists_every_segment(library, folder, tmp_path):

@@ -57,10 +57,10 @@ def test_best_match_of_a_file_comes_first(full, write_file, by, using, scene, be
     assert place(hits[0]) == best
 
 
-@pytest.mark.parametrize("using", ["auto", "vision", "audio", "audiovisual"])
+@pytest.mark.parametrize("using", ["vision", "audio", "audiovisual"])
 def test_scores_are_the_similarity_of_the_models_own_vectors(full, using):
-    model, group = full.embedder, query.parse_using(using)
-    hits = full.search("sea bell car", using=using, limit=100)
+    model, group = full.embedder, query.USING[using]
+    hits = full.search("sea bell car", using=using, limit=100, merged=False)
     assert len(hits) == {"vision": 5, "audio": 5}.get(using, 6)
     for hit in hits:
         media = model.embed_media([model.read(hit.path, start_s=hit.start_s)])
@@ -73,7 +73,10 @@ def test_scores_are_the_similarity_of_the_models_own_vectors(full, using):
 
 
 def test_hits_say_which_modalities_they_have_and_which_were_used(full):
-    hits = {place(hit): hit for hit in full.search("bell", limit=100)}
+    hits = {
+        place(hit): hit
+        for hit in full.search("bell", using="audiovisual", limit=100, merged=False)
+    }
     sighted, silent, blind = (
         hits[key] for key in [("church.mp4", 0.0), ("beach.mp4", 5.0), ("radio.wav", 0.0)]
     )
@@ -83,25 +86,25 @@ def test_hits_say_which_modalities_they_have_and_which_were_used(full):
     assert sighted.modalities_used == AUDIOVISUAL
     assert silent.modalities_used == Modality.VISION
     assert blind.modalities_used == Modality.AUDIO
-    heard = full.search("bell", using="audio", limit=100)
+    heard = full.search("bell", using="audio", limit=100, merged=False)
     assert {hit.modalities_used for hit in heard} == {Modality.AUDIO}
     assert ("beach.mp4", 5.0) not in map(place, heard)
 
 
 def test_times_lie_inside_the_file(full):
-    for hit in full.search("bell", limit=100):
+    for hit in full.search("bell", limit=100, merged=False):
         duration_s = 5.0 * len(SCENES[Path(hit.path).name])
         assert 0 <= hit.start_s < hit.end_s <= duration_s
 
 
 def test_order_of_adding_does_not_change_results(tmp_path, full, word_model):
-    expected = full.search("bell sand", limit=4)
+    expected = full.search("bell sand", limit=4, merged=False)
     paths = [row.path for row in full.files()]
     for index, order in enumerate(itertools.islice(itertools.permutations(paths), 0, 24, 7)):
         other = Library(tmp_path / f"other{index}", model=word_model())
         for path in order:
             other.add(path)
-        found = other.search("bell sand", limit=4)
+        found = other.search("bell sand", limit=4, merged=False)
         assert list(map(place, found)) == list(map(place, expected))
         assert [h.score for h in found] == pytest.approx([h.score for h in expected], abs=1e-6)
 
@@ -110,7 +113,7 @@ def test_equal_scores_are_ordered_by_path_and_time(library, write_file):
     folder = write_file("b.mp4", {"see": "dog"}, {"see": "dog"}).parent
     write_file("a.mp4", {"see": "dog"}, {"see": "dog"})
     library.add(folder)
-    assert list(map(place, library.search("dog", limit=3))) == [
+    assert list(map(place, library.search("dog", limit=3, merged=False))) == [
         ("a.mp4", 0.0),
         ("a.mp4", 5.0),
         ("b.mp4", 0.0),
@@ -118,11 +121,11 @@ def test_equal_scores_are_ordered_by_path_and_time(library, write_file):
 
 
 def test_blocks_and_cache_do_not_change_results(full, monkeypatch):
-    expected = full.search("bell sand", limit=4)
-    assert full.search("bell sand", limit=4) == expected
+    expected = full.search("bell sand", limit=4, merged=False)
+    assert full.search("bell sand", limit=4, merged=False) == expected
     monkeypatch.setattr(tables, "_READ_ROWS", 2)
     monkeypatch.setattr(query, "CACHE_BYTES", 0)
-    found = Library(full.path, model=full.embedder).search("bell sand", limit=4)
+    found = Library(full.path, model=full.embedder).search("bell sand", limit=4, merged=False)
     assert list(map(place, found)) == list(map(place, expected))
     assert [h.score for h in found] == pytest.approx([h.score for h in expected], abs=1e-6)
 
@@ -154,7 +157,9 @@ def test_empty_library_has_no_hits(library):
         ("", {}, "empty"),
         ("  ", {}, "empty"),
         ("bell", {"by": "smell"}, "by 'smell'; choose from text, audio, image, video"),
-        ("bell", {"using": "text"}, "using 'text'; choose from auto, vision, audio, audiovisual"),
+        ("bell", {"using": "smell"}, "using 'smell'; choose from auto, vision, audio, audiovisual"),
+        ("bell", {"using": {"vision": -1}}, "none below 0"),
+        ("bell", {"where": "smell = 1"}, "cannot filter by 'smell = 1'"),
         ("bell", {"limit": 0}, "limit"),
     ],
 )

@@ -9,18 +9,30 @@ import dataclasses
 import datetime
 import fcntl
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from valor.config import configclass, from_dict, to_json
 from valor.errors import ConfigError, LibraryError, UsageError
 from valor.search.ingest import AddReport, Ingest, Progress, find_files
-from valor.search.query import Hit, Scan, embed_query, parse_using, rank
+from valor.search.query import (
+    Query,
+    Scan,
+    Weights,
+    balance,
+    best_of,
+    candidates,
+    embed_query,
+    parse_using,
+    rank,
+    score,
+)
+from valor.search.results import Hit, merge
 from valor.search.tables import SEGMENT_FIELDS, FileRow, Tables, create_tables
-from valor.types import Describer, Embedder
+from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _INFO_FILE = "library.json"
 _LOCK_FILE = "write.lock"
 _OUR_FILES = {"files.lance", "segments.lance", _LOCK_FILE, f"{_INFO_FILE}.new"}
@@ -159,6 +171,7 @@ class Library:
             )
             report = ingest.run(find_files(_listed(paths)), self._tables.files())
             self._tables.sweep()
+            self._tables.index()
         return report
 
     def remove(self, paths: Paths) -> int:
@@ -209,30 +222,83 @@ class Library:
             self._tables.optimize()
 
     def search(
-        self, query: str | Path, *, by: str = "text", using: str = "auto", limit: int = 10
+        self,
+        query: str | Path,
+        *,
+        by: str = "text",
+        also: str | Path | None = None,
+        using: str | Mapping[str, float] = "auto",
+        where: str | None = None,
+        limit: int = 10,
+        merged: bool = True,
     ) -> list[Hit]:
-        """Find the segments that fit a query best.
+        """Find the stretches that fit a query best.
 
         Args:
-            query: A text, or the path of a file whose first segment shows what to look for.
+            query: A text, or the path of a file whose first segment shows what to look for;
+                `PATH@SECONDS` takes the segment at that second.
             by: What the query is: `text`, `audio`, `image` or `video`.
-            using: What of the segments to search: `vision`, `audio`, `audiovisual` or `auto`.
-                A segment that lacks one of two is scored by the other; `modalities_used` says so.
+            also: A file whose sound belongs to a query by text.
+            using: What of the segments to search: `vision`, `audio`, `audiovisual`, `text`
+                (captions and text tracks), several of these with weights, or `auto`, which weighs
+                them by the query. A segment that lacks one of two is scored by the other;
+                `modalities_used` says so.
+            where: SQL over the fields of `export`, such as `path LIKE '%street%'`.
+            limit: How many hits to return at most.
+            merged: Whether neighbouring segments and copies make one hit.
+
+        Returns:
+            Hits, best first.
+
+        Raises:
+            UsageError: If `by`, `using`, `where` or `limit` is impossible or the text is empty.
+            MediaError: If the query is a file that cannot be read, or lacks what is asked for.
+            LibraryError: If the model is not the one that built the library.
+        """
+        weights = parse_using(using)
+        if limit < 1:
+            raise UsageError(f"cannot return {limit} hits; the limit is at least 1")
+        seen = Modality(0)
+        for group in weights or {AUDIOVISUAL: 1.0}:
+            seen |= group & AUDIOVISUAL
+        embedded = embed_query(
+            self.embedder,
+            query,
+            by=by,
+            group=seen or AUDIOVISUAL,
+            also=None if also is None else str(also),
+        )
+        found = self.find(embedded, weights=weights, where=where, limit=3 * limit if merged else limit)
+        return merge(found, limit=limit) if merged else found
+
+    def find(
+        self, query: Query, *, weights: Weights | None, where: str | None = None, limit: int = 10
+    ) -> list[Hit]:
+        """Rank segments for a query that is embedded already; `search` is the way in.
+
+        Args:
+            query: What to look for.
+            weights: How much each group of modalities counts; None lets the query decide.
+            where: A filter, as for `search`.
             limit: How many hits to return at most.
 
         Returns:
             Hits, best first.
 
         Raises:
-            UsageError: If `by`, `using` or `limit` is impossible or the text is empty.
-            MediaError: If the query is a file that cannot be read, or lacks what is asked for.
-            LibraryError: If the model is not the one that built the library.
+            UsageError: If the filter makes no sense.
         """
-        group = parse_using(using)
-        if limit < 1:
-            raise UsageError(f"cannot return {limit} hits; the limit is at least 1")
-        embedded = embed_query(self.embedder, query, by=by, group=group)
-        return rank(self._scan.blocks(), embedded, group=group, limit=limit)
+        if not self._tables.has_index:
+            return rank(self._scan.blocks(where), query, weights=weights, limit=limit)
+        sample = self._scan.sample()
+        if any(AUDIOVISUAL in block.media for block in sample):
+            # The index knows single modalities, and no vectors that a model fused itself.
+            return rank(self._scan.blocks(where), query, weights=weights, limit=limit)
+        groups = query.groups if weights is None else tuple(weights)
+        balanced = balance([score(block, query, groups) for block in sample], weights)
+        blocks = candidates(self._tables, sample, query, balanced, where)
+        scores = [score(block, query, balanced.weights) for block in blocks]
+        return best_of(blocks, scores, query, balanced, limit=limit)
 
     def export(self, path: str | Path) -> None:
         """Write the list of segments, without vectors.
