@@ -288,15 +288,16 @@ class Library:
         Raises:
             UsageError: If the filter makes no sense.
         """
-        if not self._tables.has_index:
+        if "pooled" not in self._tables.indexed():
             return rank(self._scan.blocks(where), query, weights=weights, limit=limit)
         sample = self._scan.sample()
         if any(AUDIOVISUAL in block.media for block in sample):
             # The index knows single modalities, and no vectors that a model fused itself.
             return rank(self._scan.blocks(where), query, weights=weights, limit=limit)
         groups = query.groups if weights is None else tuple(weights)
-        balanced = balance([score(block, query, groups) for block in sample], weights)
-        blocks = candidates(self._tables, sample, query, balanced, where)
+        sampled = [score(block, query, groups) for block in sample]
+        balanced = balance(sampled, weights)
+        blocks = candidates(self._tables, sample, sampled, query, balanced, where)
         scores = [score(block, query, balanced.weights) for block in blocks]
         return best_of(blocks, scores, query, balanced, limit=limit)
 

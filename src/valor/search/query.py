@@ -69,14 +69,16 @@ class Block:
     rows: pa.RecordBatch
     """What describes them."""
     media: dict[Modality, Embeddings]
-    """In float16, by single modality and by groups that the model fuses itself; what no segment
+    """In float16 or float32, by single modality and by groups that the model fuses itself; what no segment
     has is left out."""
 
     @classmethod
-    def of(cls, batch: pa.RecordBatch) -> "Block":
+    def of(cls, batch: pa.RecordBatch, *, in_float32: bool = False) -> "Block":
         """Unpack a batch of the table."""
         media = {group: embeddings_of(batch, group) for group in MEDIA_GROUPS}
         kept = {group: part for group, part in media.items() if part.valid.any()}
+        if in_float32:
+            kept = {group: _in_float32(part) for group, part in kept.items()}
         return cls(rows=batch, media=kept)
 
     @property
@@ -87,7 +89,7 @@ class Block:
     def joined(self, group: Modality) -> Embeddings | None:
         """The tokens of a group in float32; None if no segment has any."""
         parts = {single: part for single, part in self.media.items() if single in group}
-        return in_float32(join(parts, group)) if parts else None
+        return _in_float32(join(parts, group)) if parts else None
 
 
 class Scan:
@@ -125,7 +127,8 @@ class Scan:
         """Segments that stand for all of a library with an index."""
         version = self._tables.version
         if self._sample is None or self._sample[0] != version:
-            blocks = [Block.of(batch) for batch in self._tables.sample(SAMPLE_SEGMENTS)]
+            batches = self._tables.sample(SAMPLE_SEGMENTS)
+            blocks = [Block.of(batch, in_float32=True) for batch in batches]
             self._sample = version, blocks
         return self._sample[1]
 
@@ -177,7 +180,7 @@ def embed_query(
     if by == "text":
         if not str(query).strip():
             raise UsageError("the query is empty; say what to look for, such as 'a bell rings'")
-        tokens = in_float32(embedder.embed_text([str(query)]))
+        tokens = _in_float32(embedder.embed_text([str(query)]))
         if also is not None:
             tokens = _side_by_side(tokens, _of_file(embedder, also, Modality.AUDIO))
         return Query(tokens=tokens, words=words_of(str(query)))
@@ -198,7 +201,7 @@ def _of_file(embedder: Embedder, name: str, wanted: Modality) -> Embeddings:
     if not usable:
         missing = f"no {wanted.label} in its segment at {start_s:g} s to search by"
         raise MediaError(path, "missing_modality", f"{missing}; use another file or --by")
-    return in_float32(join(usable, wanted))
+    return _in_float32(join(usable, wanted))
 
 
 def _side_by_side(first: Embeddings, second: Embeddings) -> Embeddings:
@@ -325,13 +328,19 @@ def best_of(
 
 
 def candidates(
-    tables: Tables, sample: Sequence[Block], query: Query, balanced: Balance, where: str | None
+    tables: Tables,
+    sample: Sequence[Block],
+    scores: Sequence[Scores],
+    query: Query,
+    balanced: Balance,
+    where: str | None,
 ) -> list[Block]:
     """Pick the segments of an indexed table that may be among the best.
 
     Args:
         tables: The library's tables.
         sample: Segments that stand for all.
+        scores: Theirs.
         query: What to look for.
         balanced: How much each group counts.
         where: A filter.
@@ -344,10 +353,11 @@ def candidates(
         text = " ".join(query.words)
         found += tables.matching(text, limit=_PROBES * _PROBE_SEGMENTS, where=where)
     if balanced.weights.keys() - {Modality.TEXT}:
-        near = _probes(sample, query, balanced, num=_PROBES)
+        near = _probes(sample, scores, query, balanced, num=_PROBES)
         found += tables.nearest(near, limit=_PROBE_SEGMENTS, where=where)
         first = _taken(tables, found)
-        best = _probes(first, query, balanced, num=1)
+        first_scores = [score(block, query, balanced.weights) for block in first]
+        best = _probes(first, first_scores, query, balanced, num=1)
         more = tables.nearest(best, limit=_PROBE_SEGMENTS, where=where) if len(best) else []
         return first + _taken(tables, set(more).difference(found))
     return _taken(tables, found)
@@ -359,18 +369,21 @@ def _taken(tables: Tables, row_ids: Iterable[int]) -> list[Block]:
 
 
 def _probes(
-    blocks: Sequence[Block], query: Query, balanced: Balance, *, num: int
+    blocks: Sequence[Block],
+    scores: Sequence[Scores],
+    query: Query,
+    balanced: Balance,
+    *,
+    num: int,
 ) -> Float[np.ndarray, "queries pooled"]:
     """The linear functions by which the best segments of some blocks are scored."""
-    totals = [balanced.total(score(block, query, balanced.weights)) for block in blocks]
-    if not totals:
-        return np.empty((0, 0), np.float32)
-    totals = [np.nan_to_num(total, nan=-9.0) for total in totals]
-    every = np.concatenate(totals)
-    places = [(b, row) for b, total in enumerate(totals) for row in range(len(total))]
-    best = [places[index] for index in np.argsort(-every)[:num]]
-    found = [linear(blocks[b], row, query.tokens, balanced.weights) for b, row in best]
-    return np.unique(np.stack(found), axis=0)
+    best = sorted(
+        (-float(total[row]), number, int(row))
+        for number, total in enumerate(map(balanced.total, scores))
+        for row in np.argsort(-np.nan_to_num(total, nan=-9.0))[:num]
+    )
+    found = [linear(blocks[n], row, query.tokens, balanced.weights) for _, n, row in best[:num]]
+    return np.array(found, np.float32)
 
 
 def linear(
@@ -389,30 +402,29 @@ def linear(
     Returns:
         Factors of the mean vision token and of the mean audio token, in a row.
     """
-    dim = tokens.vectors.shape[2]
-    total = torch.zeros(len(INDEXED), dim)
+    words, word_weights = tokens.vectors[0].numpy(), token_weights(tokens)[0].numpy()
+    said = tokens.valid[0].numpy()
     parts = {
-        single: in_float32(block.media[single], torch.tensor([row]))
+        single: _in_float32(block.media[single], torch.tensor([row]))
         for single in INDEXED
         if single in block.media
     }
-    word_weights = token_weights(tokens)[0]
+    total = np.zeros((len(INDEXED), words.shape[1]), np.float32)
     for group, weight in weights.items():
         singles = [single for single in parts if single in group]
         if not singles:
             continue
         joined = join({single: parts[single] for single in singles}, group)
-        lengths = torch.tensor([parts[single].valid.shape[1] for single in singles])
-        places = torch.tensor([INDEXED.index(single) for single in singles])
-        owner = places.repeat_interleave(lengths)
-        can_match = tokens.valid[0, :, None] & joined.valid[0]
-        cosine = (tokens.vectors[0] @ joined.vectors[0].T).masked_fill(~can_match, -9.0)
-        half = weight / 2
-        chosen = owner[cosine.argmax(dim=1)]
-        total.index_add_(0, chosen, half * word_weights[:, None] * tokens.vectors[0])
-        best_word = tokens.vectors[0, cosine.argmax(dim=0)]
-        total.index_add_(0, owner, half * token_weights(joined)[0][:, None] * best_word)
-    return total.flatten().numpy()
+        lengths = [parts[single].valid.shape[1] for single in singles]
+        owner = np.repeat([INDEXED.index(single) for single in singles], lengths)
+        can_match = said[:, None] & joined.valid[0].numpy()
+        cosine = np.where(can_match, words @ joined.vectors[0].numpy().T, -9.0)
+        media_weights = token_weights(joined)[0].numpy()
+        chosen, best_word = owner[cosine.argmax(axis=1)], words[cosine.argmax(axis=0)]
+        for place in range(len(INDEXED)):
+            total[place] += weight / 2 * (word_weights * (chosen == place)) @ words
+            total[place] += weight / 2 * (media_weights * (owner == place)) @ best_word
+    return total.flatten()
 
 
 def _hits(
@@ -425,7 +437,7 @@ def _hits(
     alone: dict[Modality, np.ndarray] = {}
     when: dict[Modality, np.ndarray] = {}
     for single in (single for single in AUDIOVISUAL if single in block.media and len(rows)):
-        chosen = in_float32(block.media[single], torch.from_numpy(rows))
+        chosen = _in_float32(block.media[single], torch.from_numpy(rows))
         alone[single] = np.where(chosen.present, similarity(query.tokens, chosen)[0], np.nan)
         when[single] = _best_place(query.tokens, chosen)
     if query.words and len(rows):
@@ -457,7 +469,7 @@ def _best_place(query: Embeddings, media: Embeddings) -> Float[np.ndarray, " seg
     return ((best + 0.5) / media.valid.sum(dim=1).clamp(min=1)).clamp(max=1.0).numpy()
 
 
-def in_float32(embeddings: Embeddings, rows: Tensor | None = None) -> Embeddings:
+def _in_float32(embeddings: Embeddings, rows: Tensor | None = None) -> Embeddings:
     """Copy embeddings, or some of their rows, for computing on the CPU."""
     chosen = slice(None) if rows is None else rows
     return Embeddings(

@@ -106,6 +106,7 @@ class Tables:
 
     def __init__(self, folder: Path) -> None:
         self._live: tuple[int, np.ndarray] | None = None
+        self._indexed: tuple[int, set[str]] | None = None
         try:
             database = _connect(folder)
             self._files = database.open_table("files")
@@ -205,16 +206,18 @@ class Tables:
     def matching(self, text: str, *, limit: int, where: str | None) -> list[int]:
         """Find the segments that share words with a text in a caption or a text track."""
         found: list[int] = []
-        indexed = {index.columns[0] for index in self._segments.list_indices()}
-        for field in [field for field in TEXT_FIELDS if field in indexed]:
+        for field in [field for field in TEXT_FIELDS if field in self.indexed()]:
             search = self._segments.search(text, query_type="fts", fts_columns=field)
             found += _row_ids(search.limit(limit), "_score", where)
         return found
 
-    @property
-    def has_index(self) -> bool:
-        """Whether `nearest` has more to offer than a scan."""
-        return any(index.columns == ["pooled"] for index in self._segments.list_indices())
+    def indexed(self) -> set[str]:
+        """The columns that have an index: `pooled` if `nearest` has more to offer than a scan."""
+        version = self._segments.version
+        if self._indexed is None or self._indexed[0] != version:
+            columns = {index.columns[0] for index in self._segments.list_indices()}
+            self._indexed = version, columns
+        return self._indexed[1]
 
     def index(self, *, anew: bool = False) -> None:
         """Bring the index up to date; only for the one process that holds the library's lock.
