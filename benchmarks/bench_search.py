@@ -58,7 +58,9 @@ class NoModel:
 
     def embed_text(self, texts: list[str]) -> Embeddings:
         ones = torch.ones(len(texts), 1, dtype=torch.bool)
-        return Embeddings(vectors=torch.zeros(len(texts), 1, DIM), weight_logits=ones * 0.0, valid=ones)
+        return Embeddings(
+            vectors=torch.zeros(len(texts), 1, DIM), weight_logits=ones * 0.0, valid=ones
+        )
 
 
 @dataclass

@@ -16,7 +16,6 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -24,7 +23,7 @@ from valor.data.manifest import read_manifest
 from valor.inference import load
 from valor.models.fusion import token_weights
 from valor.models.verbs import need_embedder
-from valor.types import MEDIA_GROUPS, Embeddings, Modality
+from valor.types import Embeddings, Modality
 
 NUM_DIRECTIONS = 48
 NUM_WORDS = 6

@@ -5,10 +5,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
+import numpy as np
 import pytest
 
+from valor.cli.main import main
 from valor.errors import DependencyError, LibraryError, UsageError
 from valor.search.library import Library
+from valor.search.listing import write_listing
 from valor.types import AUDIOVISUAL, Modality
 
 BELL = {"see": "tower", "hear": "bell"}
@@ -159,7 +163,7 @@ def test_export_lists_every_segment(library, folder, tmp_path):
     assert [(r["path"], float(r["end_s"])) for r in table] == [
         (r["path"], r["end_s"]) for r in rows
     ]
-    with pytest.raises(UsageError, match=r"\.json or \.csv"):
+    with pytest.raises(UsageError, match=r"\.json, \.csv, \.edl"):
         library.export(tmp_path / "list.xml")
 
 
@@ -168,3 +172,48 @@ def test_second_writer_is_refused(library, folder, word_model):
     with library._writing(), pytest.raises(LibraryError, match="another process"):
         other.add(folder)
     assert other.add(folder).skipped == 2
+
+
+def test_export_keeps_what_a_filter_says(library, folder, tmp_path):
+    assert library.export(tmp_path / "list.json", where="modalities = 'audiovisual'") == 1
+    with pytest.raises(UsageError, match="cannot filter by"):
+        library.export(tmp_path / "list.json", where="nothing = 1")
+    assert len(json.loads((tmp_path / "list.json").read_text())) == 1
+
+
+@pytest.mark.media
+def test_edit_list_counts_from_the_timecode_of_the_source(library, tmp_path):
+    path = tmp_path / "take.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 16
+        stream.metadata["timecode"] = "10:00:00:05"
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    rows = [{"path": str(path), "start_s": 1.0, "end_s": 3.0, "caption": "a bell"}]
+    rows.append({"path": str(tmp_path / "gone.mov"), "start_s": 0.0, "end_s": 1.0})
+    write_listing(tmp_path / "list.edl", rows)
+    text = (tmp_path / "list.edl").read_text()
+    assert "001  TAKE     AA/V  C        10:00:01:05 10:00:03:05 00:00:00:00 00:00:02:00" in text
+    assert "002  GONE     AA/V  C        00:00:00:00 00:00:01:00 00:00:02:00 00:00:03:00" in text
+    assert "* COMMENT: a bell" in text
+
+
+def test_verb_keeps_a_library_in_order(library, folder, tmp_path, capsys):
+    assert main(["library", "export", str(library.path), str(tmp_path / "a.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"segments": 3}
+    assert main(["library", "remove", str(library.path), str(folder / "deep")]) == 0
+    assert main(["library", "compact", str(library.path)]) == 0
+    assert capsys.readouterr().out == "removed 1\nsegments 2\n"
+    assert main(["library", "compact", str(tmp_path / "absent")]) == 1
+
+
+def test_changed_subtitles_are_read_again(library, write_file):
+    path = write_file("talk.mp4", DOG, DOG)
+    library.add(path)
+    path.with_suffix(".srt").write_text("1\n00:00:06,000 --> 00:00:07,000\ngood dog\n")
+    assert library.refresh().added == 1
+    hits = library.search("good", using="text", merged=False)
+    assert [(hit.start_s, hit.speech, hit.score) for hit in hits] == [(5.0, "good dog", 1.0)]

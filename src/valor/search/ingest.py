@@ -23,6 +23,7 @@ from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.media.segments import cut
 from valor.search.tables import FileRow, Tables, parse_modalities, segment_table
+from valor.search.tracks import read_subtitles, sidecar_of, words_between
 from valor.types import Describer, Embedder, Modality, Segment
 
 BATCH_SEGMENTS = 16
@@ -115,12 +116,15 @@ class _File:
 
     def __init__(self, path: str, place: int) -> None:
         stat = Path(path).stat()
+        sidecar = sidecar_of(path)
+        self.cues = read_subtitles(sidecar) if sidecar else []
+        mtime_ns = max(stat.st_mtime_ns, sidecar.stat().st_mtime_ns if sidecar else 0)
         self.place = place
         self.is_bad = False
         self.row = FileRow(
             path=path,
             size_bytes=stat.st_size,
-            mtime_ns=stat.st_mtime_ns,
+            mtime_ns=mtime_ns,
             status="ok",
             key=secrets.randbits(62) + 1,
         )
@@ -300,7 +304,7 @@ class Ingest:
             return
         rows = [
             {"key": s.file.row.key, "path": s.file.row.path, "start_s": s.start_s, "end_s": s.end_s}
-            | {"caption": caption}
+            | {"caption": caption, "speech": words_between(s.file.cues, s.start_s, s.end_s)}
             for s, caption in zip(stretches, captions, strict=True)
         ]
         table = segment_table(rows, media)

@@ -4,7 +4,6 @@ The folder holds `library.json` and the tables of `valor.search.tables`. Vectors
 never mix: the file carries the model's fingerprint, and another model is refused.
 """
 
-import csv
 import dataclasses
 import datetime
 import fcntl
@@ -16,6 +15,7 @@ from pathlib import Path
 from valor.config import configclass, from_dict, to_json
 from valor.errors import ConfigError, LibraryError, UsageError
 from valor.search.ingest import AddReport, Ingest, Progress, find_files
+from valor.search.listing import write_listing
 from valor.search.query import (
     Query,
     Scan,
@@ -33,6 +33,8 @@ from valor.search.tables import SEGMENT_FIELDS, FileRow, Tables, create_tables
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
 
 FORMAT_VERSION = 3
+_MERGED = 3
+"""Segments that are looked at for every hit to be shown, since some are parts of one."""
 _INFO_FILE = "library.json"
 _LOCK_FILE = "write.lock"
 _OUR_FILES = {"files.lance", "segments.lance", _LOCK_FILE, f"{_INFO_FILE}.new"}
@@ -268,7 +270,8 @@ class Library:
             group=seen or AUDIOVISUAL,
             also=None if also is None else str(also),
         )
-        found = self.find(embedded, weights=weights, where=where, limit=3 * limit if merged else limit)
+        most = _MERGED * limit if merged else limit
+        found = self.find(embedded, weights=weights, where=where, limit=most)
         return merge(found, limit=limit) if merged else found
 
     def find(
@@ -301,28 +304,24 @@ class Library:
         scores = [score(block, query, balanced.weights) for block in blocks]
         return best_of(blocks, scores, query, balanced, limit=limit)
 
-    def export(self, path: str | Path) -> None:
+    def export(self, path: str | Path, *, where: str | None = None) -> int:
         """Write the list of segments, without vectors.
 
         Args:
-            path: A file that ends in .json or .csv.
+            path: A file that ends in .json, .csv or .edl; the last has the sources' timecode.
+            where: SQL over the exported fields; other segments are left out.
+
+        Returns:
+            How many segments were written.
 
         Raises:
-            UsageError: If it ends in anything else.
+            UsageError: If it ends in anything else, or the filter makes no sense.
         """
-        target = Path(path)
-        if target.suffix not in (".json", ".csv"):
-            raise UsageError(f"cannot export to {target.name!r}; choose a name in .json or .csv")
-        batches = self._tables.segments(with_vectors=False)
+        batches = self._tables.segments(with_vectors=False, where=where)
         rows = [row for batch in batches for row in batch.select(SEGMENT_FIELDS).to_pylist()]
         rows.sort(key=lambda row: (row["path"], row["start_s"]))
-        with target.open("w", encoding="utf-8", newline="") as file:
-            if target.suffix == ".json":
-                json.dump(rows, file, indent=2, ensure_ascii=False)
-            else:
-                writer = csv.DictWriter(file, SEGMENT_FIELDS)
-                writer.writeheader()
-                writer.writerows(rows)
+        write_listing(Path(path), rows)
+        return len(rows)
 
     def _open(self) -> None:
         self._tables = Tables(self.path)

@@ -20,7 +20,7 @@ from valor.errors import MediaError, UsageError
 from valor.models.fusion import join, similarity, token_weights
 from valor.search.ingest import plan, read
 from valor.search.results import Hit
-from valor.search.tables import INDEXED, Tables, embeddings_of
+from valor.search.tables import INDEXED, SEGMENT_FIELDS, Tables, embeddings_of
 from valor.search.words import coverage, words_of
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
 
@@ -79,7 +79,7 @@ class Block:
         kept = {group: part for group, part in media.items() if part.valid.any()}
         if in_float32:
             kept = {group: _in_float32(part) for group, part in kept.items()}
-        return cls(rows=batch, media=kept)
+        return cls(rows=batch.select(SEGMENT_FIELDS), media=kept)
 
     @property
     def num_bytes(self) -> int:
@@ -454,9 +454,7 @@ def _hits(
         matched = max((s for s in has if s in used), key=lambda s: has[s], default=used)
         place = float(when[matched][index]) if matched in when else 0.0
         total = float(totals[index])
-        found = Hit.of(
-            row, score=total, by_modality=has, used=used, matched=matched, place=place
-        )
+        found = Hit.of(row, score=total, by_modality=has, used=used, matched=matched, place=place)
         hits.append(found)
     return hits
 

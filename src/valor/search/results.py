@@ -73,19 +73,22 @@ def merge(hits: Sequence[Hit], *, limit: int) -> list[Hit]:
     Returns:
         Merged hits, best first; each has the score and the moment of its best segment.
     """
-    merged: list[Hit] = []
+    stretches: list[Hit] = []
     for hit in hits:
-        for index, kept in enumerate(merged):
-            if _touches(kept, hit):
-                start_s, end_s = min(kept.start_s, hit.start_s), max(kept.end_s, hit.end_s)
-                merged[index] = replace(kept, start_s=start_s, end_s=end_s)
-                break
-            if _is_copy(kept, hit):
-                if hit.path != kept.path:
-                    merged[index] = replace(kept, copies=(*kept.copies, hit.path))
-                break
-        else:
+        index = next((i for i, kept in enumerate(stretches) if _touches(kept, hit)), None)
+        if index is None:
+            stretches.append(hit)
+            continue
+        kept = stretches[index]
+        start_s, end_s = min(kept.start_s, hit.start_s), max(kept.end_s, hit.end_s)
+        stretches[index] = replace(kept, start_s=start_s, end_s=end_s)
+    merged: list[Hit] = []
+    for hit in stretches:
+        index = next((i for i, kept in enumerate(merged) if _is_copy(kept, hit)), None)
+        if index is None:
             merged.append(hit)
+        else:
+            merged[index] = replace(merged[index], copies=(*merged[index].copies, hit.path))
     return merged[:limit]
 
 
@@ -97,6 +100,10 @@ def _touches(kept: Hit, hit: Hit) -> bool:
 def _is_copy(kept: Hit, hit: Hit) -> bool:
     """Same stretch, same scores with every modality, same length."""
     is_same_place = abs(kept.start_s - hit.start_s) < 1e-3 and abs(kept.end_s - hit.end_s) < 1e-3
-    if not is_same_place or kept.path == hit.path or kept.by_modality.keys() != hit.by_modality.keys():
+    if (
+        not is_same_place
+        or kept.path == hit.path
+        or kept.by_modality.keys() != hit.by_modality.keys()
+    ):
         return False
     return all(abs(kept.by_modality[k] - hit.by_modality[k]) < _SAME for k in kept.by_modality)

@@ -159,9 +159,7 @@ class Tables:
         self._segments.optimize(cleanup_older_than=_KEEP_VERSIONS)
         self.index(anew=True)
 
-    def segments(
-        self, *, with_vectors: bool, where: str | None = None
-    ) -> Iterator[pa.RecordBatch]:
+    def segments(self, *, with_vectors: bool, where: str | None = None) -> Iterator[pa.RecordBatch]:
         """Read all segments, or those of a filter, a few thousand at a time.
 
         Args:
