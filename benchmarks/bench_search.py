@@ -1,12 +1,12 @@
 """Search in a large library: time and size to build it, time and recall to search it.
 
 200 000 segments of 10 tokens (8 seen, 2 heard) of 512 dims are drawn with the statistics of a
-trained model (`search_statistics.json`, see `search_statistics.py`), given captions, and written and
-indexed by the library's own code. Queries are texts about hidden segments, about what is seen, heard
-or both, with the noise that the model's own texts have. Time runs from the moment the query's tokens
-exist until hits are there; recall compares with scoring every segment. Limits: p50 50 ms, recall@10
-0.95, 16 KiB a segment, build 360 s (two cores, 200 000 segments). `--num-segments 2000000` takes an
-hour and 30 GB of disk.
+trained model (`search_statistics.json`, see `search_statistics.py`), given captions, and written
+and indexed by the library's own code. Queries are texts about hidden segments, about what is seen,
+heard or both, with the noise that the model's own texts have. Time runs from the moment the query's
+tokens exist until hits are there; recall compares with scoring every segment. Limits: p50 50 ms,
+recall@10 0.95, 16 KiB a segment, build 360 s (two cores, 200 000 segments). `--num-segments
+2000000` needs an hour and 30 GB of disk.
 """
 
 import argparse
@@ -57,10 +57,9 @@ class NoModel:
         raise NotImplementedError
 
     def embed_text(self, texts: list[str]) -> Embeddings:
-        ones = torch.ones(len(texts), 1, dtype=torch.bool)
-        return Embeddings(
-            vectors=torch.zeros(len(texts), 1, DIM), weight_logits=ones * 0.0, valid=ones
-        )
+        vectors = torch.zeros(len(texts), 1, DIM)
+        valid = torch.ones(len(texts), 1, dtype=torch.bool)
+        return Embeddings(vectors=vectors, weight_logits=vectors[..., 0], valid=valid)
 
 
 @dataclass
@@ -117,7 +116,10 @@ def build(folder: Path, statistics: Statistics, num: int) -> tuple[Library, list
     generator = Generator(statistics, dim=DIM, seed=0)
     random = np.random.default_rng(0)
     hidden = generator.segments(NUM_QUERIES)[1]
-    asked = [Asked.about(kind, generator, part) for kind, part in zip(KINDS, hidden.chunk(3))]
+    asked = [
+        Asked.about(kind, generator, part)
+        for kind, part in zip(KINDS, hidden.chunk(3), strict=True)
+    ]
     library = Library(folder, model=NoModel())
     build_s = 0.0
     for first in range(0, num, AT_ONCE):
@@ -152,7 +154,7 @@ def search(library: Library, asked: list[Asked]) -> dict[str, float]:
     warm = Query(tokens=asked[0].tokens.select(torch.tensor([0])))
     for _ in range(3):
         library.find(warm, weights=None)
-    for kind, questions in zip(KINDS, asked):
+    for kind, questions in zip(KINDS, asked, strict=True):
         found = []
         for row, places in enumerate(questions.places.tolist()):
             query = Query(tokens=questions.tokens.select(torch.tensor([row])))

@@ -2,8 +2,14 @@ import pytest
 
 from valor.search.tracks import Cue, read_subtitles, sidecar_of, words_between
 
-VTT = "WEBVTT\n\nNOTE hello\n\n1\n00:01.500 --> 00:03.000 align:start\n<v Ann>one &amp; two</v>\nthree\n"
-SRT = "1\r\n00:00:01,500 --> 00:00:03,000\r\none & two\r\nthree\r\n\r\n2\r\n01:00:00,000 --> 01:00:01,000\r\nend\r\n"
+VTT = (
+    "WEBVTT\n\nNOTE hello\n\n1\n00:01.500 --> 00:03.000 align:start\n"
+    "<v Ann>one &amp; two</v>\nthree\n"
+)
+SRT = (
+    "1\r\n00:00:01,500 --> 00:00:03,000\r\none & two\r\nthree\r\n\r\n"
+    "2\r\n01:00:00,000 --> 01:00:01,000\r\nend\r\n"
+)
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.vtt", VTT), ("a.srt", SRT)])

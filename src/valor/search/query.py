@@ -69,8 +69,8 @@ class Block:
     rows: pa.RecordBatch
     """What describes them."""
     media: dict[Modality, Embeddings]
-    """In float16 or float32, by single modality and by groups that the model fuses itself; what no segment
-    has is left out."""
+    """In float16 or float32, by single modality and by groups that the model fuses itself; what no
+    segment has is left out."""
 
     @classmethod
     def of(cls, batch: pa.RecordBatch, *, in_float32: bool = False) -> "Block":

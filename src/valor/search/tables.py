@@ -5,9 +5,9 @@ file is ingested it gets a new key. Its segments are written first, under that k
 `files` comes last and is the commit. Segments whose key is in no file's row do not exist: an ingest
 that was killed, or a file that was replaced, leaves such orphans until `Tables.sweep`.
 
-A large table has an index over `pooled`: the weighted mean of a segment's vision tokens, and that of
-its audio tokens behind it; zeros stand for neither, and add nothing to a dot product. Rows that were
-written later are compared one by one until `Tables.index` takes them in.
+A large table has an index over `pooled`: the weighted mean of a segment's vision tokens, and that
+of its audio tokens behind it; zeros stand for neither, and add nothing to a dot product. Rows that
+were written later are compared one by one until `Tables.index` takes them in.
 """
 
 import datetime

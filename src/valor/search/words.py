@@ -11,7 +11,10 @@ from valor.search.tables import TEXT_FIELDS
 
 _WORD = re.compile(r"\w+")
 _STOP_WORDS = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or", "that", "the", "this", "to", "was", "while", "with"]
+    (
+        "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "in", "into",
+        "is", "it", "its", "of", "on", "or", "that", "the", "this", "to", "was", "with",
+    )
 )  # fmt: skip
 
 
