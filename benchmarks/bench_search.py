@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +54,10 @@ class NoModel:
     ) -> Segment:
         raise NotImplementedError
 
-    def embed_media(self, segments: list[Segment]) -> dict[Modality, Embeddings]:
+    def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
         raise NotImplementedError
 
-    def embed_text(self, texts: list[str]) -> Embeddings:
+    def embed_text(self, texts: Sequence[str]) -> Embeddings:
         vectors = torch.zeros(len(texts), 1, DIM)
         valid = torch.ones(len(texts), 1, dtype=torch.bool)
         return Embeddings(vectors=vectors, weight_logits=vectors[..., 0], valid=valid)

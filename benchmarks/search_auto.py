@@ -1,9 +1,10 @@
 """Does `--using auto` look where the query is about?
 
-Queries of four kinds over rendered recordings: about what is seen, heard, both, and spoken (words of
-a subtitle file beside each). Printed is the mean reciprocal rank of the best recording that fits, by
-kind and over all of them, for every fixed choice, for plain averaging of all, and for auto. Limits:
-auto within 2 points of the best fixed choice of each kind, and above every one of them over all.
+Queries of four kinds over rendered recordings: about what is seen, heard, both, and spoken (words
+of a subtitle file beside each). Printed is the mean reciprocal rank of the best recording that
+fits, by kind and over all of them, for every fixed choice, for plain averaging of all, and for
+auto. Limits: auto within 2 points of the best fixed choice of each kind, and above every one of
+them over all.
 """
 
 import argparse

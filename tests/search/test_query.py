@@ -191,7 +191,7 @@ def indexed(tmp_path, write_file, word_model, monkeypatch) -> Library:
             for at in range(40)
         ]
         write_file(f"{file}.mp4", *scenes)
-    library.add(write_file("0.mp4", *scenes).parent)
+    library.add(tmp_path / "media")
     return library
 
 
@@ -270,14 +270,14 @@ def test_segment_of_a_file_is_a_query(full):
     assert place(found[0]) == ("church.mp4", 5.0)
 
 
-def test_auto_listens_sees_or_reads_as_the_query_asks(library, write_file):
+def test_auto_listens_sees_or_reads_as_the_query_asks(library, tmp_path, write_file):
     for file in range(12):
         scene = {"see": f"colour{file} shape{file % 5}", "hear": f"sound{file} beat{file % 4}"}
         path = write_file(f"{file}.mp4", scene)
         path.with_suffix(".vtt").write_text(
             f"WEBVTT\n\n00:01.000 --> 00:02.000\n<b>number{file}</b> calling\n"
         )
-    library.add(path.parent)
+    library.add(tmp_path / "media")
     for text, matched in (
         ("colour7 shape2", Modality.VISION),
         ("sound7 beat3", Modality.AUDIO),

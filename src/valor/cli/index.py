@@ -26,6 +26,8 @@ class Arguments:
     """Model folder, hub id or VISION+AUDIO; needed for a new library."""
     describer: str | None = None
     """Model folder or endpoint URL#MODEL that captions every new segment."""
+    transcribe: str | None = None
+    """Whisper model, such as openai/whisper-small, for files without subtitles beside them."""
     frames: Literal["all", "keyframes"] = "all"
     """Which frames of a video may be looked at; keyframes are many times faster to decode."""
     rebuild: bool = False
@@ -42,11 +44,17 @@ def main(argv: Sequence[str]) -> int:
     from valor.search.library import Library
 
     describer = need_describer(load(arguments.describer)) if arguments.describer else None
+    transcriber = None
+    if arguments.transcribe:
+        from valor.search.transcripts import Transcriber
+
+        transcriber = Transcriber(arguments.transcribe)
     library = Library(arguments.library, model=arguments.model, rebuild=arguments.rebuild)
     with StageProgress() as progress:
         report = library.add(
             list(arguments.media),
             describer=describer,
+            transcriber=transcriber,
             keyframes_only=arguments.frames == "keyframes",
             progress=lambda now: progress("index", round(now.done_fraction * 1000), 1000),
         )

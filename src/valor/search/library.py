@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from valor.config import configclass, from_dict, to_json
 from valor.errors import ConfigError, LibraryError, UsageError
@@ -31,6 +32,9 @@ from valor.search.query import (
 from valor.search.results import Hit, merge
 from valor.search.tables import SEGMENT_FIELDS, FileRow, Tables, create_tables
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
+
+if TYPE_CHECKING:
+    from valor.search.transcripts import Transcriber
 
 FORMAT_VERSION = 3
 _MERGED = 3
@@ -140,6 +144,7 @@ class Library:
         paths: Paths,
         *,
         describer: Describer | None = None,
+        transcriber: "Transcriber | None" = None,
         keyframes_only: bool = False,
         progress: Callable[[Progress], object] | None = None,
     ) -> AddReport:
@@ -151,6 +156,7 @@ class Library:
         Args:
             paths: One file or folder, or several.
             describer: Captions every segment, for hits and exports to show.
+            transcriber: Writes down what is said in files without subtitles beside them.
             keyframes_only: True looks at the keyframes of videos only, which is many times faster;
                 what is seen may be some seconds off.
             progress: Called after every batch of segments.
@@ -168,6 +174,7 @@ class Library:
                 self._tables,
                 self.embedder,
                 describer,
+                transcriber=transcriber,
                 keyframes_only=keyframes_only,
                 progress=progress,
             )

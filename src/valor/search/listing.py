@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import av
+from av.error import FFmpegError
 
 from valor.errors import UsageError
 from valor.search.tables import SEGMENT_FIELDS
@@ -82,7 +83,7 @@ def source_clock(path: str) -> tuple[int, int]:
             rate = video.average_rate if video else None
             fps = round(rate) if rate else _FALLBACK_FPS
             tags = [container.metadata, *(stream.metadata for stream in container.streams)]
-    except (OSError, av.FFmpegError):
+    except (OSError, FFmpegError):
         return _FALLBACK_FPS, 0
     start = next((tag["timecode"] for tag in tags if "timecode" in tag), "00:00:00:00")
     parts = start.replace(";", ":").split(":")
