@@ -29,8 +29,10 @@ CACHE_BYTES = 2 << 30
 SAMPLE_SEGMENTS = 1024
 _PROBES = 4
 """Linear functions that the index is asked about at once."""
-_PROBE_SEGMENTS = 64
-"""Candidates of each; those of the best segment found are asked for last."""
+_NUM_CANDIDATES = 256
+"""Shared by them; the one of the best segment found comes last, if it is a new one."""
+_ALIKE = 0.98
+"""Cosine of linear functions above which one of them is enough."""
 _TIE = 1e-6
 """Scores closer than this are equal, and ordered by path and time."""
 _SHARPNESS = 30.0
@@ -348,19 +350,22 @@ def candidates(
     Returns:
         Some hundred segments.
     """
-    found = []
+    found: list[int] = []
     if Modality.TEXT in balanced.weights:
         text = " ".join(query.words)
-        found += tables.matching(text, limit=_PROBES * _PROBE_SEGMENTS, where=where)
-    if balanced.weights.keys() - {Modality.TEXT}:
-        near = _probes(sample, scores, query, balanced, num=_PROBES)
-        found += tables.nearest(near, limit=_PROBE_SEGMENTS, where=where)
-        first = _taken(tables, found)
-        first_scores = [score(block, query, balanced.weights) for block in first]
-        best = _probes(first, first_scores, query, balanced, num=1)
-        more = tables.nearest(best, limit=_PROBE_SEGMENTS, where=where) if len(best) else []
-        return first + _taken(tables, set(more).difference(found))
-    return _taken(tables, found)
+        found += tables.matching(text, limit=_NUM_CANDIDATES, where=where)
+    if not balanced.weights.keys() - {Modality.TEXT}:
+        return _taken(tables, found)
+    asked = _probes(sample, scores, query, balanced, num=_PROBES)
+    near = _unlike(asked, asked[:0])
+    found += tables.nearest(near, limit=_NUM_CANDIDATES // len(near), where=where)
+    first = _taken(tables, found)
+    first_scores = [score(block, query, balanced.weights) for block in first]
+    new = _unlike(_probes(first, first_scores, query, balanced, num=1), near)
+    if not len(new):
+        return first
+    more = tables.nearest(new, limit=_NUM_CANDIDATES // _PROBES, where=where)
+    return first + _taken(tables, set(more).difference(found))
 
 
 def _taken(tables: Tables, row_ids: Iterable[int]) -> list[Block]:
@@ -384,6 +389,18 @@ def _probes(
     )
     found = [linear(blocks[n], row, query.tokens, balanced.weights) for _, n, row in best[:num]]
     return np.array(found, np.float32)
+
+
+def _unlike(
+    probes: Float[np.ndarray, "queries pooled"], known: Float[np.ndarray, "known pooled"]
+) -> Float[np.ndarray, "new pooled"]:
+    """Leave out functions that are like an earlier or a known one."""
+    kept = list(known)
+    for probe in probes:
+        lengths = [np.linalg.norm(probe) * np.linalg.norm(other) for other in kept]
+        if all(probe @ other < _ALIKE * n for other, n in zip(kept, lengths, strict=True)):
+            kept.append(probe)
+    return np.array(kept[len(known) :], np.float32)
 
 
 def linear(

@@ -390,7 +390,7 @@ def _only(batch: pa.RecordBatch, live: np.ndarray) -> pa.RecordBatch:
 
 
 def _row_ids(search: Any, score: str, where: str | None) -> list[int]:
-    search = search.select(["key", score]).with_row_id(True)
+    search = search.select([score]).with_row_id(True)
     try:
         found = (search.where(where) if where else search).to_arrow()
     except (ValueError, RuntimeError) as error:
