@@ -45,7 +45,7 @@ class MaskTrainConfig:
     model: TemporalMemoryConfig
     sequence: SequenceConfig
     objective: MaskObjectiveConfig = MaskObjectiveConfig()
-    optim: OptimConfig = OptimConfig(learning_rate=3e-3, weight_decay=0.02)
+    optim: OptimConfig = OptimConfig(learning_rate=3e-3, weight_decay=0.02, clip_norm=1.0)
     spoilt: float = 0.5
     """How often the current frame is spoilt in training."""
     pans: bool = True

@@ -7,7 +7,6 @@ never mix: the file carries the model's fingerprint, and another model is refuse
 import dataclasses
 import datetime
 import fcntl
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import av
-from av.error import FFmpegError
-
-from valor.errors import UsageError
+from valor.errors import MediaError, UsageError
+from valor.media.container import open_container
 from valor.search.tables import SEGMENT_FIELDS
 
 _FALLBACK_FPS = 25
@@ -78,12 +76,12 @@ def source_clock(path: str) -> tuple[int, int]:
     A file that is gone, or has no picture or no timecode, counts from zero at 25 frames.
     """
     try:
-        with av.open(path) as container:
+        with open_container(path, with_pictures=False) as container:
             video = container.streams.video[0] if container.streams.video else None
             rate = video.average_rate if video else None
             fps = round(rate) if rate else _FALLBACK_FPS
             tags = [container.metadata, *(stream.metadata for stream in container.streams)]
-    except (OSError, FFmpegError):
+    except MediaError:
         return _FALLBACK_FPS, 0
     start = next((tag["timecode"] for tag in tags if "timecode" in tag), "00:00:00:00")
     parts = start.replace(";", ":").split(":")

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from valor.errors import MediaError
@@ -59,15 +60,12 @@ def estimate(
     stretches: list[tuple[str, float, float]] = []
     duration_s = 0.0
     for path in some:
-        try:
+        with suppress(MediaError):
             duration_s += probe(path).duration_s
             parts = plan(path, segment_s=embedder.segment_s)
             stretches += [(path, start_s, end_s) for start_s, end_s in parts]
-        except MediaError:
-            continue
     if not stretches:
         raise MediaError(str(paths[0]), "empty", "no media that can be read; name another folder")
-    scale = len(files) / len(some)
     random.Random(0).shuffle(stretches)
     share_s = seconds / (1 if describer is None else 2)
     num_bytes: list[float] = []
@@ -81,6 +79,7 @@ def estimate(
 
     embed_s = _seconds_each(embedder, embed, stretches, share_s)
     caption_s = describer and _seconds_each(describer, describer.describe, stretches, share_s)
+    scale = len(files) / len(some)
     num_segments, media_hours = round(len(stretches) * scale), duration_s * scale / 3600
     embed_hours = embed_s * num_segments / 3600
     caption_hours = None if caption_s is None else caption_s * num_segments / 3600
