@@ -56,19 +56,10 @@ def estimate(
     """
     files = find_files(paths)
     some = random.Random(0).sample(files, min(_PROBED_FILES, len(files)))
-    stretches: list[tuple[str, float, float]] = []
-    duration_s = 0.0
-    for path in some:
-        try:
-            duration_s += probe(path).duration_s
-            parts = plan(path, segment_s=embedder.segment_s)
-            stretches += [(path, start_s, end_s) for start_s, end_s in parts]
-        except MediaError:
-            continue
+    stretches, duration_s = _stretches(some, embedder.segment_s)
     if not stretches:
         raise MediaError(str(paths[0]), "empty", "no media that can be read; name another folder")
     scale = len(files) / len(some)
-    random.Random(0).shuffle(stretches)
     share_s = seconds / (1 if describer is None else 2)
     num_bytes: list[float] = []
 
@@ -94,6 +85,22 @@ def estimate(
         caption_hours=caption_hours,
         caption_media_hours_per_hour=caption_hours and media_hours / caption_hours,
     )
+
+
+def _stretches(
+    files: Sequence[str], segment_s: float
+) -> tuple[list[tuple[str, float, float]], float]:
+    """The segments of files in a random order, and how long all that can be read lasts."""
+    stretches: list[tuple[str, float, float]] = []
+    total_s = 0.0
+    for path in files:
+        try:
+            total_s += probe(path).duration_s
+            stretches += [(path, *part) for part in plan(path, segment_s=segment_s)]
+        except MediaError:
+            continue
+    random.Random(0).shuffle(stretches)
+    return stretches, total_s
 
 
 def _seconds_each(
