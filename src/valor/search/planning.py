@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from valor.errors import MediaError
@@ -57,16 +56,10 @@ def estimate(
     """
     files = find_files(paths)
     some = random.Random(0).sample(files, min(_PROBED_FILES, len(files)))
-    stretches: list[tuple[str, float, float]] = []
-    duration_s = 0.0
-    for path in some:
-        with suppress(MediaError):
-            duration_s += probe(path).duration_s
-            parts = plan(path, segment_s=embedder.segment_s)
-            stretches += [(path, start_s, end_s) for start_s, end_s in parts]
+    stretches, duration_s = _stretches(some, embedder.segment_s)
     if not stretches:
         raise MediaError(str(paths[0]), "empty", "no media that can be read; name another folder")
-    random.Random(0).shuffle(stretches)
+    scale = len(files) / len(some)
     share_s = seconds / (1 if describer is None else 2)
     num_bytes: list[float] = []
 
@@ -79,7 +72,6 @@ def estimate(
 
     embed_s = _seconds_each(embedder, embed, stretches, share_s)
     caption_s = describer and _seconds_each(describer, describer.describe, stretches, share_s)
-    scale = len(files) / len(some)
     num_segments, media_hours = round(len(stretches) * scale), duration_s * scale / 3600
     embed_hours = embed_s * num_segments / 3600
     caption_hours = None if caption_s is None else caption_s * num_segments / 3600
@@ -93,6 +85,22 @@ def estimate(
         caption_hours=caption_hours,
         caption_media_hours_per_hour=caption_hours and media_hours / caption_hours,
     )
+
+
+def _stretches(
+    files: Sequence[str], segment_s: float
+) -> tuple[list[tuple[str, float, float]], float]:
+    """The segments of files in a random order, and how long all that can be read lasts."""
+    stretches: list[tuple[str, float, float]] = []
+    total_s = 0.0
+    for path in files:
+        try:
+            total_s += probe(path).duration_s
+            stretches += [(path, *part) for part in plan(path, segment_s=segment_s)]
+        except MediaError:
+            continue
+    random.Random(0).shuffle(stretches)
+    return stretches, total_s
 
 
 def _seconds_each(
