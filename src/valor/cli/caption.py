@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from valor.cli.arguments import AUDIOVISUAL, Group, Json, parse
+from valor.cli.arguments import AUDIOVISUAL, Group, Json, TrustCode, parse
 from valor.errors import MediaError, UsageError
 from valor.types import Modality
 
@@ -31,6 +31,7 @@ class Arguments:
     format: Literal["text", "vtt", "csv"] = "text"
     """A line per file; or per segment a chapter with what is seen and a caption in brackets of what
     is heard: WebVTT of one file, or a table of all."""
+    trust_code: TrustCode = False
     json: Json = False
     """One JSON object per file on stdout."""
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, verb="caption")
     from valor.inference import load
 
-    model = load(arguments.model)
+    model = load(arguments.model, trust_code=arguments.trust_code)
     if arguments.format != "text":
         return _chapters(model, arguments)
     failed = 0

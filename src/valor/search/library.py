@@ -98,7 +98,7 @@ class Library:
         else:
             self._model = model or self.info.model
             if model is not None and not isinstance(model, str | Path):
-                self._embedder = self._checked(model)
+                self._embedder = self._checked(self._load())
         self._open()
 
     def __len__(self) -> int:
@@ -365,14 +365,13 @@ class Library:
             raise LibraryError(
                 f"{self.path}: which model? Give its folder or hub id: `--model runs/demo/model`"
             )
-        if not isinstance(self._model, str | Path):
-            return self._model
         from valor.inference import load
 
-        embedder = load(str(self._model))
+        source = self._model
+        embedder = load(str(source)) if isinstance(source, str | Path) else source
         if not isinstance(embedder, Embedder):
             raise LibraryError(
-                f"{self.path}: {self._model} does not embed; use a model folder or a public "
+                f"{self.path}: {source} does not embed; use a model folder or a public "
                 "embedding model, such as facebook/pe-av-small"
             )
         return embedder
