@@ -71,7 +71,9 @@ def estimate(
             num_bytes.append(stored + pooled_dim + _GRAPH_BYTES)
 
     embed_s = _seconds_each(embedder, embed, stretches, share_s)
-    caption_s = describer and _seconds_each(describer, describer.describe, stretches, share_s)
+    caption_s = None
+    if describer is not None:
+        caption_s = _seconds_each(describer, describer.describe, stretches, share_s)
     num_segments, media_hours = round(len(stretches) * scale), duration_s * scale / 3600
     embed_hours = embed_s * num_segments / 3600
     caption_hours = None if caption_s is None else caption_s * num_segments / 3600

@@ -1,6 +1,7 @@
 """What is said in recordings without subtitles, by Whisper through transformers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class Transcriber:
         try:
             self._sounds = AutoFeatureExtractor.from_pretrained(source)
             self._tokenizer = AutoTokenizer.from_pretrained(source)
-            self._model = WhisperForConditionalGeneration.from_pretrained(source).eval()
+            self._model: Any = WhisperForConditionalGeneration.from_pretrained(source).eval()
         except (OSError, ValueError) as error:
             problem = str(error).partition("\n")[0]
             raise ModelError(
