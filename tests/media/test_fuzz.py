@@ -3,14 +3,17 @@
 `benchmarks/fuzz_media.py` tries many more cases of the same kind.
 """
 
+import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import av
 import pytest
 
-from benchmarks.fuzz_media import OTHER_FILE, Folder, OpenedFiles, read_seeds, write_seeds
+from benchmarks.fuzz_media import OTHER_FILE, Folder, OpenedFiles, case, read_seeds, write_seeds
 from valor.errors import MediaError
+from valor.media.probe import probe
 from valor.media.segments import DecodePlan, decode_segment
 
 pytestmark = [
@@ -48,3 +51,15 @@ def test_a_movie_of_references_opens_no_other_file(tmp_path: Path):
     assert opened.names() == {"reference.mov"}
     with av.open(str(tmp_path / "reference.mov"), options={"enable_drefs": "1"}):
         assert opened.names() == {"reference.mov", OTHER_FILE}
+
+
+def test_a_header_cannot_make_gigabytes_be_allocated(tmp_path: Path):
+    write_seeds(tmp_path)
+    path = tmp_path / "case.avi"
+    name, content = case(read_seeds(tmp_path), 7, 8170)  # Found so; it took 2.2 GiB.
+    assert name.endswith(".avi")
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(MediaError):
+        probe(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20

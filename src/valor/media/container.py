@@ -5,12 +5,14 @@ only, and only demuxers that read nothing but the file itself. Playlists and con
 would let a file of two lines of text name other files or addresses.
 """
 
+import ctypes
 import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +38,9 @@ TIME_LIMIT_S = 120.0
 MAX_PIXELS = 2**27
 """Of one picture, whatever a header promises: 16384 by 8192."""
 _PICTURE_LIMIT = {"max_pixels": str(MAX_PIXELS)}
+_MAX_ALLOCATION = 2**30
+"""Bytes at once: room for the largest picture. FFmpeg's own limit is 2 GiB, which it takes a header's
+word for."""
 
 _DEMUXERS = (
     *("mov", "matroska", "avi", "asf", "mpegts", "mpeg", "mpegvideo", "flv", "rm", "mxf", "gxf"),
@@ -121,7 +126,18 @@ def open_container(path: str | Path, *, with_pictures: bool = True) -> Iterator[
             raise MediaError(str(path), "undecodable", detail) from None
 
 
+@cache
+def _limit_allocations() -> None:
+    """Give the limit to the FFmpeg inside PyAV's wheel; PyAV has no way to it, others' is theirs."""
+    site = Path(av.__file__).parents[1]
+    for library in [*site.glob("av.libs/*avutil*"), *site.glob("av/.dylibs/*avutil*")]:
+        set_limit = ctypes.CDLL(str(library)).av_max_alloc
+        set_limit.argtypes = [ctypes.c_size_t]
+        set_limit(_MAX_ALLOCATION)
+
+
 def _open(path: str, *, with_pictures: bool) -> InputContainer:
+    _limit_allocations()
     file = Path(path)
     try:
         if not file.exists():
