@@ -39,8 +39,8 @@ MAX_PIXELS = 2**27
 """Of one picture, whatever a header promises: 16384 by 8192."""
 _PICTURE_LIMIT = {"max_pixels": str(MAX_PIXELS)}
 _MAX_ALLOCATION = 2**30
-"""Bytes at once: room for the largest picture. FFmpeg's own limit is 2 GiB, which it takes a header's
-word for."""
+"""Bytes at once, room for the largest picture. FFmpeg's own limit is 2 GiB, and a header's word
+enough to take them."""
 
 _DEMUXERS = (
     *("mov", "matroska", "avi", "asf", "mpegts", "mpeg", "mpegvideo", "flv", "rm", "mxf", "gxf"),
@@ -128,7 +128,7 @@ def open_container(path: str | Path, *, with_pictures: bool = True) -> Iterator[
 
 @cache
 def _limit_allocations() -> None:
-    """Give the limit to the FFmpeg inside PyAV's wheel; PyAV has no way to it, others' is theirs."""
+    """Give the limit to the FFmpeg inside PyAV's wheel, as PyAV itself has no way to it."""
     site = Path(av.__file__).parents[1]
     for library in [*site.glob("av.libs/*avutil*"), *site.glob("av/.dylibs/*avutil*")]:
         set_limit = ctypes.CDLL(str(library)).av_max_alloc
