@@ -19,6 +19,7 @@ VERBS = {
     "embed": "write vectors of files to a Parquet file",
     "index": "make a folder of recordings searchable",
     "search": "find moments by text, sound, image or video",
+    "serve": "the page: search, watch, caption and ask in the browser",
     "convert": "a released checkpoint as a model folder",
     "score": "metrics over files of predictions, without a model",
     "doctor": "check versions, codecs and devices",

@@ -1,0 +1,45 @@
+"""Where media are decoded: here, or in other processes that a server keeps for it.
+
+Decoders are large programs in C that read what strangers wrote. A process that must go on whatever
+they meet calls `isolate` once; from then on every function marked `isolated` runs elsewhere,
+whoever calls it: an ingest, a search by a file, a caption.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Runner(Protocol):
+    """Runs a function of this package by its name, in another process."""
+
+    def __call__(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Return what the function returns; raises `MediaError` where it fails or dies."""
+        ...
+
+
+_runners: list[Runner] = []
+
+
+def isolate(runner: Runner | None) -> None:
+    """Decode in this process no more; None takes it back.
+
+    Args:
+        runner: Runs the functions that are marked `isolated`.
+    """
+    _runners[:] = [] if runner is None else [runner]
+
+
+def isolated(function: Callable[P, R]) -> Callable[P, R]:
+    """Mark a function that reads foreign media, to be run elsewhere if the process says so."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _runners:
+            return _runners[0](function.__name__, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return run
