@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     from valor.types import Describer
 
     try:
-        from valor.server.app import create_app, run
+        from valor.server.app import create_app, make_server
         from valor.server.guard import GuardConfig
     except ImportError as error:
         raise DependencyError(
@@ -59,12 +59,12 @@ def main(argv: Sequence[str]) -> int:
         guard=guard,
     )
     query = f"?token={arguments.token}" if arguments.token else ""
-    address = f"http://{arguments.host}:{arguments.port}/{query}"
 
-    def ready() -> None:
+    def ready(port: int) -> None:
+        address = f"http://{arguments.host}:{port}/{query}"
         print(f"{library.path.name}: {len(library)} segments at {address}", flush=True)
         if arguments.open:
             webbrowser.open(address)
 
-    run(app, port=arguments.port, ready=ready)
+    make_server(app, port=arguments.port, ready=ready).run()
     return 0

@@ -1,1 +1,1 @@
-"""The page and the HTTP interface over one library. Entry points: `app.create_app` and `run`."""
+"""The page and the HTTP interface over one library. Entry point: `app.create_app`."""

@@ -1,13 +1,13 @@
 """The application: one library, its model, and everything that clients may ask of them.
 
-`create_app` puts it together, `run` serves it until the process is told to end. Requests for the
-model go through `batching.Entrance`; every file is decoded in a child process (`sandbox`).
+`create_app` puts it together, `make_server` serves it until the process is told to end. Requests
+for the model go through `batching.Entrance`; every file is decoded in a child process (`sandbox`).
 """
 
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def create_app(
 class _Server(uvicorn.Server):
     """Tells when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, ready: Any) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[int], object]) -> None:
         super().__init__(config)
         self._ready = ready
 
@@ -125,16 +125,21 @@ class _Server(uvicorn.Server):
         """Start, then call back."""
         await super().startup(sockets)
         if self.started:
-            self._ready()
+            self._ready(self.servers[0].sockets[0].getsockname()[1])
 
 
-def run(app: FastAPI, *, port: int, ready: Any) -> None:
-    """Serve until the process gets SIGINT or SIGTERM; requests that run are finished first.
+def make_server(app: FastAPI, *, port: int, ready: Callable[[int], object]) -> uvicorn.Server:
+    """Prepare to serve; `run` on what comes back serves until SIGINT, SIGTERM or `should_exit`.
+
+    Requests that run when it ends are finished first, for some seconds.
 
     Args:
         app: From `create_app`, which knows the host.
-        port: Where to listen.
-        ready: Called without arguments once clients can connect.
+        port: Where to listen; 0 takes a free one.
+        ready: Called with the port once clients can connect.
+
+    Returns:
+        The server.
     """
     config = uvicorn.Config(
         app,
@@ -147,4 +152,4 @@ def run(app: FastAPI, *, port: int, ready: Any) -> None:
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
-    _Server(config, ready).run()
+    return _Server(config, ready)

@@ -206,8 +206,7 @@ def media_file(media: str, service: ServiceOf) -> FileResponse:
 @router.get("/media/{media}/info", tags=["media"])
 async def media_info(request: Request, media: str, service: ServiceOf) -> schemas.MediaResponse:
     """What a player needs to know."""
-    path = service.files.find(media)
-    known = await _in_line(request, service.views.playability, path)
+    path, known = await _in_line(request, service.look_at, media)
     info = known.info
     return schemas.MediaResponse(
         media=media,
@@ -236,8 +235,7 @@ async def poster(
     side_px: Annotated[int, Query(ge=16, le=1280)] = 480,
 ) -> Response:
     """One frame as a JPEG."""
-    path = service.files.find(media)
-    jpeg = await _in_line(request, service.views.poster, path, at_s=at_s, max_side_px=side_px)
+    jpeg = await _in_line(request, service.poster, media, at_s=at_s, side_px=side_px)
     return Response(jpeg, media_type="image/jpeg", headers=_KEEP)
 
 
@@ -252,9 +250,8 @@ async def sound(
     height: Annotated[int, Query(ge=16, le=512)] = 120,
 ) -> Response:
     """The spectrogram of a stretch as a PNG."""
-    path = service.files.find(media)
     stretch = {"start_s": start_s, "end_s": end_s}
-    png = await _in_line(request, service.views.sound, path, **stretch, width=width, height=height)
+    png = await _in_line(request, service.sound, media, **stretch, width=width, height=height)
     return Response(png, media_type="image/png", headers=_KEEP)
 
 
@@ -266,8 +263,7 @@ async def preview(
     part: Annotated[int, Query(ge=0, le=100_000)] = 0,
 ) -> FileResponse:
     """A part of the file as H.264 and AAC, for what a browser cannot play."""
-    path = service.files.find(media)
-    made = await _in_line(request, service.views.preview, path, part)
+    made = await _in_line(request, service.preview, media, part)
     return FileResponse(made, media_type="video/mp4", headers=_KEEP)
 
 

@@ -53,7 +53,8 @@ class SearchRequest(Message):
     by: Literal["audio", "image", "video"] | None = None
     """What of the upload or segment to look for: its sound, its picture or both; by default all."""
     balance: Annotated[float, Field(ge=0, le=1)] | None = None
-    """0 compares what is seen alone, 1 what is heard alone; null leaves it to the library."""
+    """0 compares what is seen alone, 1 what is heard alone. Null compares sounds with sounds and
+    pictures with pictures, and leaves it to the library for all else."""
     limit: Annotated[int, Field(ge=1, le=100)] = 24
 
     @model_validator(mode="after")

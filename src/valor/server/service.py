@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from valor.errors import MediaError, ModelError
-from valor.media.browser import write_preview
+from valor.media.browser import Playability, write_preview
 from valor.media.segments import cut
 from valor.models.fusion import pooled
 from valor.search.ingest import Progress, find_files
@@ -34,7 +34,7 @@ _CANDIDATES = 4
 _RANK_OFFSET = 60
 """Reciprocal rank fusion (Cormack et al. 2009): the first of a list counts 1 / 61."""
 _EXAMPLES = 5
-_EXAMPLE_LETTERS = 48
+_EXAMPLE_LETTERS = 60
 
 
 class Service:
@@ -120,7 +120,8 @@ class Service:
     ) -> list[Hit]:
         """Search by what is seen and heard, each with its weight."""
         if balance is None:
-            return self.library.search(query, by=by, limit=wanted)
+            using = {"audio": "audio", "image": "vision"}.get(by, "auto")
+            return self.library.search(query, by=by, using=using, limit=wanted)
         if balance in (0, 1):
             using = "audio" if balance else "vision"
             return self.library.search(query, by=by, using=using, limit=wanted)
@@ -151,6 +152,23 @@ class Service:
             if Path(path).is_relative_to(root):
                 return str(Path(root.name) / Path(path).relative_to(root))
         return Path(path).name
+
+    def look_at(self, media: str) -> tuple[Path, Playability]:
+        """Where a file lies and what a player needs to know of it."""
+        path = self.files.find(media)
+        return path, self.views.playability(path)
+
+    def poster(self, media: str, *, at_s: float, side_px: int) -> bytes:
+        """One frame of a file as a JPEG."""
+        return self.views.poster(self.files.find(media), at_s=at_s, max_side_px=side_px)
+
+    def sound(self, media: str, **view: Any) -> bytes:
+        """The spectrogram of a stretch of a file as a PNG; arguments as of `Views.sound`."""
+        return self.views.sound(self.files.find(media), **view)
+
+    def preview(self, media: str, part: int) -> Path:
+        """The mp4 file of a part of a file."""
+        return self.views.preview(self.files.find(media), part)
 
     def source(self, request: schemas.DescribeRequest) -> tuple[Path, list[tuple[float, float]]]:
         """The file that a request is about, and the parts that it asks for.

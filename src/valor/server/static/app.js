@@ -27,7 +27,7 @@ function card(hit, index) {
   const picture = h("img", { src: source, alt: "", loading: "lazy", decoding: "async" });
   picture.addEventListener("load", () => picture.classList.add("ready"));
   picture.addEventListener("error", () => picture.replaceWith(h("span.blank", {}, icon(hit.matched))));
-  const time = hit.end_s > hit.start_s ? clock(hit.start_s) : "picture";
+  const time = hit.end_s > hit.start_s ? `${clock(hit.start_s)}–${clock(hit.end_s)}` : "picture";
   return h(
     "button.card",
     {

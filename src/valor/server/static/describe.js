@@ -33,8 +33,8 @@ function likeThis(hit, info, context) {
     },
   }, icon(name), label);
   return h("div.more", {},
-    info.has_video ? more("image", "Looks like this", "vision") : null,
-    info.has_audio ? more("audio", "Sounds like this", "audio") : null);
+    info.has_video ? more("image", "Looks alike", "vision") : null,
+    info.has_audio ? more("audio", "Sounds alike", "audio") : null);
 }
 
 function choice(label, options) {

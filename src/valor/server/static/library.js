@@ -113,5 +113,6 @@ function summary(job) {
   if (job.state !== "done") return job.message;
   if (job.kind !== "index") return `${count(job.result.parts.length, "part")} captioned in ${duration(job.elapsed_s)}`;
   const { added, skipped, num_segments: segments } = job.result;
+  if (!added) return `Nothing new; ${count(skipped, "recording")} unchanged`;
   return `${count(added, "recording")} added with ${count(segments, "moment")}, ${skipped} unchanged, in ${duration(job.elapsed_s)}`;
 }

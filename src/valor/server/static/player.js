@@ -22,7 +22,9 @@ export async function openPlayer(hit, hits, context) {
     stop = null;
     dialog.replaceChildren();
   };
-  dialog.onclick = (event) => event.target === dialog && dialog.close();
+  dialog.onclick = (event) => {
+    if (event.target === dialog) dialog.close(); // An arrow that returned false would cancel clicks.
+  };
   try {
     const info = await api.info(hit.media);
     if (abort.signal.aborted) return;
@@ -54,7 +56,6 @@ function head(hit, hits, context) {
       button("next", "Next result (n)", 1),
       h("button.quiet.icon", { type: "button", "aria-label": "Close (Esc)", title: "Close (Esc)", onclick: () => $("player").close() },
         icon("close"))));
-
 }
 
 function facts(info, hit) {

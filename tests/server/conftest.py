@@ -1,0 +1,109 @@
+"""One real server on a free port of this machine, over a library of rendered recordings."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx2
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from valor.inference import load
+from valor.search.library import Library
+from valor.server.app import create_app, make_server
+from valor.server.guard import GuardConfig
+
+MAX_UPLOAD_BYTES = 2 << 20
+
+
+@dataclass
+class Served:
+    """A server that answers."""
+
+    client: httpx2.Client
+    app: FastAPI
+    media: Path
+
+    @property
+    def url(self) -> str:
+        return str(self.client.base_url)
+
+    @property
+    def uploads(self) -> list[Path]:
+        return list(self.app.state.service.uploads._folder.iterdir())
+
+    def id_of(self, name: str) -> str:
+        paths = self.app.state.service.files.paths()
+        return next(id for id, path in paths.items() if Path(path).name == name)
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[httpx2.Client]:
+    """Serve an app in a thread; at the end it is told to stop, and must."""
+    ports: list[int] = []
+    ready = threading.Event()
+
+    def note(port: int) -> None:
+        ports.append(port)
+        ready.set()
+
+    server = make_server(app, port=0, ready=note)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert ready.wait(60)
+        with httpx2.Client(base_url=f"http://127.0.0.1:{ports[0]}", timeout=120) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def model(model_folder: Path) -> Any:
+    return load(model_folder)
+
+
+@pytest.fixture(scope="session")
+def indexed(world: Path, model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `library` and `media`: videos, a sound, and a video that no browser plays."""
+    folder = tmp_path_factory.mktemp("indexed")
+    media = folder / "media"
+    media.mkdir()
+    for number in range(8):
+        shutil.copy(world / f"media/test-{number:06d}.mp4", media)
+    write_other_formats(media)
+    Library(folder / "library", model=model).add(media, describer=model)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(indexed: Path, model: Any) -> Iterator[Served]:
+    guard = GuardConfig(max_upload_bytes=MAX_UPLOAD_BYTES)
+    app = create_app(indexed / "library", model, describer=model, guard=guard)
+    with serving(app) as client:
+        yield Served(client, app, indexed / "media")
+
+
+def write_other_formats(folder: Path) -> None:
+    with av.open(str(folder / "tone.wav"), "w") as container:
+        voice = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        samples = (8_000 * np.sin(np.arange(32_000) * 0.3)).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux(voice.encode(frame))
+        container.mux(voice.encode(None))
+    with av.open(str(folder / "tape.mxf"), "w") as container:
+        picture = container.add_stream("mpeg2video", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        for number in range(60):
+            image = np.full((48, 64, 3), 4 * number, np.uint8)
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(picture.encode(None))
