@@ -1,7 +1,7 @@
-"""No request that fits the OpenAPI description, and none that does not, is a server error."""
+"""No request that fits the OpenAPI description is a server error."""
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis, of the extra dev")
 
@@ -14,27 +14,22 @@ def test_the_description_names_every_route(served):
     }
 
 
-def test_nothing_that_is_sent_is_a_server_error(served):
+def test_nothing_that_may_be_sent_is_a_server_error(served):
     from schemathesis.checks import not_a_server_error
 
-    schema = schemathesis.openapi.from_url(f"{served.url}openapi.json")
-    num_requests = 0
-    for operation in schema.get_all_operations():
+    schema = schemathesis.openapi.from_url(f"{served.url.rstrip('/')}/openapi.json")
+    quick = settings(
+        max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    operations = [found.ok() for found in schema.get_all_operations()]
+    statuses: list[int] = []
 
-        @settings(
-            max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-        )
-        def ask(case) -> None:
-            nonlocal num_requests
-            num_requests += 1
-            case.call_and_validate(checks=(not_a_server_error,))
+    def ask(case) -> None:
+        response = case.call_and_validate(checks=(not_a_server_error,))
+        statuses.append(response.status_code)
 
-        operation.ok().as_strategy()
-        given(operation.ok())(ask)()
-    assert num_requests > 100
-
-
-def given(operation):
-    import hypothesis
-
-    return hypothesis.given(case=operation.as_strategy())
+    for operation in operations:
+        quick(given(case=operation.as_strategy())(ask))()
+    assert len(statuses) > 3 * len(operations)
+    assert {200, 404} <= set(statuses)
+    assert max(statuses) < 500
