@@ -34,24 +34,10 @@ from valor.training.loop import run
 
 NUM_CLIENTS = 32
 MAX_GROWTH = 0.10
-WORDS = [
-    "a",
-    "red",
-    "blue",
-    "green",
-    "circle",
-    "bar",
-    "cross",
-    "moves",
-    "up",
-    "down",
-    "while",
-    "bell",
-    "drum",
-    "siren",
-    "rings",
-    "fast",
-]
+WORDS = (
+    *("a", "red", "blue", "green", "circle", "bar", "cross", "moves", "up", "down", "while"),
+    *("bell", "drum", "siren", "rings", "fast"),
+)
 
 
 def build(root: Path, *, num_videos: int) -> Path:

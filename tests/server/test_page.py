@@ -90,7 +90,7 @@ def test_search_by_keyboard_and_play_at_the_moment(served, visit):
     page.wait_for_selector("#player", state="hidden")
 
 
-def test_the_player_shows_hits_sound_captions_and_answers(served, visit, model):
+def test_the_player_shows_hits_sound_captions_and_answers(served, visit):
     page = visit(f"{served.url}#q=a bell")
     page.wait_for_selector("button.card")
     open_hit(page, VIDEO)
@@ -100,13 +100,14 @@ def test_the_player_shows_hits_sound_captions_and_answers(served, visit, model):
     page.wait_for_function(drawn)
     page.click("#player button:has-text('Describe')")
     page.wait_for_selector("#player .used")
-    assert page.inner_text("#player .said .text") == model.caption(served.media / VIDEO).text
+    assert page.inner_text("#player .said .text") == "audiovisual from 0 s"
     assert "picture and sound" in page.inner_text("#player .used")
     page.click("#player button:has-text('Heard')")
     page.fill("#player .ask input", "what is heard")
     page.press("#player .ask input", "Enter")
     page.wait_for_selector("#player article .used")
     assert "from sound" in page.inner_text("#player article .used")
+    assert page.inner_text("#player article .text") == "what is heard: audio from 0 s"
     shoot(page, "player")
     page.click("#player .track", position={"x": 10, "y": 10})
     page.wait_for_function("() => document.querySelector('#player video').currentTime < 1")
@@ -169,14 +170,14 @@ def test_an_error_says_what_to_do_and_can_be_tried_again(served, visit):
     visit.complaints.clear()  # Chromium itself writes down failed requests.
 
 
-def test_an_empty_library_is_filled_from_the_page(world, model, tmp_path, visit):
+def test_an_empty_library_is_filled_from_the_page(world, model, describer, tmp_path, visit):
     media = tmp_path / "recordings"
     media.mkdir()
     for number in range(3):
         shutil.copy(world / f"media/test-{number:06d}.mp4", media)
     (media / "broken.mp4").write_text("no video")
     Library(tmp_path / "library", model=model)
-    app = create_app(tmp_path / "library", model, describer=model, roots=[media])
+    app = create_app(tmp_path / "library", model, describer=describer, roots=[media])
     with serving(app) as client:
         page = visit(str(client.base_url))
         page.wait_for_selector(".notice:has-text('The library is empty')")
@@ -187,6 +188,7 @@ def test_an_empty_library_is_filled_from_the_page(world, model, tmp_path, visit)
         assert "3 recordings added" in page.inner_text("#library .job.done")
         page.click("#library summary")
         assert "broken.mp4" in page.inner_text("#library .job details")
+        page.wait_for_selector("#library:has-text('3 recordings, 3 moments')")
         shoot(page, "library")
         page.keyboard.press("Escape")
         page.wait_for_selector("#facts:has-text('3 recordings')")

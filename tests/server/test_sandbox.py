@@ -34,15 +34,26 @@ def kill(sandbox: Sandbox) -> None:
 def test_the_result_is_the_same_as_here(sandbox, video):
     plan = DecodePlan(num_frames=3, short_side_px=32, sample_rate_hz=16_000)
     here = probe(video), decode_segment(video, plan, start_s=1, end_s=2)
-    isolate(sandbox)
-    try:
+    with isolate(sandbox):
         there = probe(video), decode_segment(video, plan, start_s=1, end_s=2)
-    finally:
-        isolate(None)
     assert there[0] == here[0]
     np.testing.assert_array_equal(there[1].frames, here[1].frames)
     np.testing.assert_array_equal(there[1].waveform, here[1].waveform)
     np.testing.assert_array_equal(there[1].frame_times_s, here[1].frame_times_s)
+
+
+def test_the_end_of_one_isolation_leaves_the_others(sandbox, video):
+    called = []
+
+    def runner(name, *args, **kwargs):
+        called.append(name)
+
+    with isolate(runner):
+        with isolate(sandbox):
+            assert probe(video).has_audio
+        assert probe(video) is None
+    assert probe(video).has_audio
+    assert called == ["probe"]
 
 
 def test_the_reason_of_a_failure_comes_back(sandbox, tmp_path):

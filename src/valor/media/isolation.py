@@ -1,11 +1,12 @@
 """Where media are decoded: here, or in other processes that a server keeps for it.
 
 Decoders are large programs in C that read what strangers wrote. A process that must go on whatever
-they meet calls `isolate` once; from then on every function marked `isolated` runs elsewhere,
-whoever calls it: an ingest, a search by a file, a caption.
+they meet uses `isolate`; from then on every function marked `isolated` runs elsewhere, whoever
+calls it: an ingest, a search by a file, a caption.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -24,13 +25,21 @@ class Runner(Protocol):
 _runners: list[Runner] = []
 
 
-def isolate(runner: Runner | None) -> None:
-    """Decode in this process no more; None takes it back.
+@contextmanager
+def isolate(runner: Runner) -> Iterator[None]:
+    """Decode in this process no more while the block lasts, in none of its threads.
 
     Args:
         runner: Runs the functions that are marked `isolated`.
+
+    Yields:
+        None.
     """
-    _runners[:] = [] if runner is None else [runner]
+    _runners.append(runner)
+    try:
+        yield
+    finally:
+        _runners.remove(runner)
 
 
 def isolated(function: Callable[P, R]) -> Callable[P, R]:
@@ -39,7 +48,7 @@ def isolated(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if _runners:
-            return _runners[0](function.__name__, *args, **kwargs)
+            return _runners[-1](function.__name__, *args, **kwargs)
         return function(*args, **kwargs)
 
     return run

@@ -69,32 +69,19 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sandbox = Sandbox(limits)
         batched = BatchedModel(model, describer, metrics)
-        with tempfile.TemporaryDirectory(prefix="valor-") as scratch:
-            folders = {name: Path(scratch) / name for name in ("uploads", "previews", "moments")}
-            for folder in folders.values():
-                folder.mkdir(mode=0o700)
-            opened = Library(library, model=batched)
-            app.state.service = Service(
-                opened,
-                batched,
-                files=MediaFiles(opened, roots),
-                views=Views(folders["previews"]),
-                uploads=Uploads(folders["uploads"]),
-                scratch=folders["moments"],
-            )
-            app.state.entrance = Entrance(metrics, max_waiting=max_waiting)
-            app.state.jobs = Jobs(metrics)
-            app.state.sandbox = sandbox
-            isolate(sandbox)
-            try:
-                yield
-            finally:
-                await asyncio.to_thread(app.state.jobs.close)
-                isolate(None)
-                batched.batcher.close()
-                sandbox.close()
+        app.state.sandbox = Sandbox(limits)
+        app.state.entrance = Entrance(metrics, max_waiting=max_waiting)
+        app.state.jobs = Jobs(metrics)
+        try:
+            with tempfile.TemporaryDirectory(prefix="valor-") as scratch:
+                app.state.service = _service(Path(library), batched, roots, Path(scratch))
+                with isolate(app.state.sandbox):
+                    yield
+                    await asyncio.to_thread(app.state.jobs.close)
+        finally:
+            batched.batcher.close()
+            app.state.sandbox.close()
 
     app = FastAPI(
         title="valor",
@@ -112,6 +99,21 @@ def create_app(
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(Guard, config=guard, metrics=metrics)
     return app
+
+
+def _service(library: Path, model: BatchedModel, roots: Sequence[Path], scratch: Path) -> Service:
+    folders = {name: scratch / name for name in ("uploads", "previews", "moments")}
+    for folder in folders.values():
+        folder.mkdir(mode=0o700)
+    opened = Library(library, model=model)
+    return Service(
+        opened,
+        model,
+        files=MediaFiles(opened, roots),
+        views=Views(folders["previews"]),
+        uploads=Uploads(folders["uploads"]),
+        scratch=folders["moments"],
+    )
 
 
 class _Server(uvicorn.Server):

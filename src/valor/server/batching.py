@@ -225,7 +225,7 @@ class BatchedModel(FileVerbs):
         return self._embedder.read(path, **stretch)
 
     def _run(self, kind: Any, calls: list[Sequence[Any]]) -> list[Any]:
-        items = [item for call in calls for item in call]
+        items = _padded([item for call in calls for item in call])
         ends = list(itertools.accumulate(map(len, calls)))
         parts = [slice(end - len(call), end) for end, call in zip(ends, calls, strict=True)]
         match kind:
@@ -242,6 +242,15 @@ class BatchedModel(FileVerbs):
                 describer = need_describer(self._describer)
                 results = describer.answer(segments, questions, using=using)
         return [results[part] for part in parts]
+
+
+def _padded(items: list[Any]) -> list[Any]:
+    """Repeat the last item up to a power of two.
+
+    The matrix kernels of the CPU keep memory for every size that they have met, so a server that
+    met all sizes of batches would grow for hours.
+    """
+    return items + items[-1:] * ((1 << (len(items) - 1).bit_length()) - len(items))
 
 
 def _selected(media: dict[Modality, Embeddings], part: slice) -> dict[Modality, Embeddings]:

@@ -93,7 +93,7 @@ async function stream(route, body, output, button, signal, seek) {
         text.textContent = part.text;
       }
     }, signal);
-    text.textContent = whole.parts.length > 1 && !isAnswer ? "" : whole.text;
+    text.textContent = whole.parts.length > 1 && !isAnswer ? "" : whole.text || "The model says nothing.";
     const sure = whole.confidence === null ? null : h("span.muted", { text: `${Math.round(whole.confidence * 100)} % sure` });
     progress.replaceWith(h("p.meta", {}, usedBadge(whole.modalities_used), sure));
     if (isAnswer && whole.parts.length > 1) wrap(parts, `Answers of all ${whole.parts.length} parts`);

@@ -23,7 +23,11 @@ export function setUpLibrary(getLibrary, onChange) {
     $("busy").hidden = active.length === 0;
     const fresh = jobs.filter((job) => !active.includes(job) && !ended.has(job.id));
     for (const job of fresh) ended.add(job.id);
-    if (fresh.length && known) await onChange();
+    if (fresh.length && known) {
+      await onChange();
+      const facts = dialog.querySelector(".library-facts");
+      if (facts) facts.textContent = summaryOf(getLibrary());
+    }
     known = true;
     if (dialog.open) show(jobs);
     if (active.length) timer = setTimeout(refresh, POLL_MS);
@@ -79,14 +83,16 @@ function content(library, refresh, close) {
   return [
     h("header.head", {}, h("h2", { id: "library-title", text: "Library" }),
       h("button.quiet.icon", { type: "button", "aria-label": "Close (Esc)", onclick: close }, icon("close"))),
-    h("p.muted", { text: library
-      ? `${library.name}: ${count(library.num_files, "recording")}, ${count(library.num_segments, "moment")}, model ${library.fingerprint.slice(0, 8)}` : "" }),
+    h("p.muted.library-facts", { text: library ? summaryOf(library) : "" }),
     h("ul.roots", {}, ...roots.map((root) => h("li", {}, icon("folder"), root))),
     roots.length ? form : h("p.notice", { text: "Start the server with --root FOLDER to index from here." }),
     h("h3", { text: "Activity" }),
     h("div.jobs", { "aria-live": "polite" }),
   ];
 }
+
+const summaryOf = (library) =>
+  `${library.name}: ${count(library.num_files, "recording")}, ${count(library.num_segments, "moment")}, model ${library.fingerprint.slice(0, 8)}`;
 
 const STATES = { waiting: "Waiting", running: "Working", done: "Done", failed: "Failed", stopped: "Stopped" };
 
@@ -114,5 +120,6 @@ function summary(job) {
   if (job.kind !== "index") return `${count(job.result.parts.length, "part")} captioned in ${duration(job.elapsed_s)}`;
   const { added, skipped, num_segments: segments } = job.result;
   if (!added) return `Nothing new; ${count(skipped, "recording")} unchanged`;
-  return `${count(added, "recording")} added with ${count(segments, "moment")}, ${skipped} unchanged, in ${duration(job.elapsed_s)}`;
+  const unchanged = skipped ? `, ${skipped} unchanged` : "";
+  return `${count(added, "recording")} added with ${count(segments, "moment")}${unchanged}, in ${duration(job.elapsed_s)}`;
 }
