@@ -28,6 +28,7 @@ from valor.config import evolve
 from valor.data.manifest import read_manifest
 from valor.data.world.render import World, render_world
 from valor.inference import load
+from valor.models.verbs import need_describer
 from valor.recipes.tiny import tiny
 from valor.search.library import Library
 from valor.training.loop import run
@@ -46,7 +47,9 @@ def build(root: Path, *, num_videos: int) -> Path:
     render_world(root / "world", world, workers=2)
     config = evolve(tiny(), {"num_steps": 2, "save_every": 2, "precision": "float32"})
     model = run(config, read_manifest(root / "world", split="train"), root / "run")
-    Library(root / "library", model=str(model)).add(root / "world/media", describer=load(model))
+    Library(root / "library", model=str(model)).add(
+        root / "world/media", describer=need_describer(load(model))
+    )
     return root / "library"
 
 

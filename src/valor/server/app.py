@@ -83,6 +83,10 @@ def create_app(
             batched.batcher.close()
             app.state.sandbox.close()
 
+    return _routed(lifespan, guard, metrics)
+
+
+def _routed(lifespan: Any, guard: GuardConfig, metrics: Metrics) -> FastAPI:
     app = FastAPI(
         title="valor",
         summary="Search, caption and question audible video",

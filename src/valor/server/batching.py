@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import anyio.to_thread
+import torch
 
 from valor.models.verbs import FileVerbs, need_describer, need_embedder
 from valor.server.metrics import Metrics
@@ -227,21 +228,21 @@ class BatchedModel(FileVerbs):
     def _run(self, kind: Any, calls: list[Sequence[Any]]) -> list[Any]:
         items = _padded([item for call in calls for item in call])
         ends = list(itertools.accumulate(map(len, calls)))
-        parts = [slice(end - len(call), end) for end, call in zip(ends, calls, strict=True)]
-        match kind:
-            case "text":
-                embeddings = self._embedder.embed_text(items)
-                return [embeddings.select(part) for part in parts]
-            case "media":
-                media = self._embedder.embed_media(items)
-                return [_selected(media, part) for part in parts]
-            case ("describe", using):
-                results = need_describer(self._describer).describe(items, using=using)
-            case (_, using):
-                segments, questions = zip(*items, strict=True)
-                describer = need_describer(self._describer)
-                results = describer.answer(segments, questions, using=using)
-        return [results[part] for part in parts]
+        parts = [range(end - len(call), end) for end, call in zip(ends, calls, strict=True)]
+        if kind == "text":
+            embeddings = self._embedder.embed_text(items)
+            return [embeddings.select(torch.tensor(part)) for part in parts]
+        if kind == "media":
+            media = self._embedder.embed_media(items)
+            return [_selected(media, torch.tensor(part)) for part in parts]
+        verb, using = kind
+        describer = need_describer(self._describer)
+        if verb == "describe":
+            results: list[Any] = describer.describe(items, using=using)
+        else:
+            segments, questions = zip(*items, strict=True)
+            results = describer.answer(segments, questions, using=using)
+        return [results[part.start : part.stop] for part in parts]
 
 
 def _padded(items: list[Any]) -> list[Any]:
@@ -253,7 +254,7 @@ def _padded(items: list[Any]) -> list[Any]:
     return items + items[-1:] * ((1 << (len(items) - 1).bit_length()) - len(items))
 
 
-def _selected(media: dict[Modality, Embeddings], part: slice) -> dict[Modality, Embeddings]:
+def _selected(media: dict[Modality, Embeddings], part: torch.Tensor) -> dict[Modality, Embeddings]:
     """Rows of a batch; a modality that none of them has is left out."""
     selected = {group: embeddings.select(part) for group, embeddings in media.items()}
     return {group: rows for group, rows in selected.items() if rows.valid.any()}

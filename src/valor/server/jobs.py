@@ -4,6 +4,7 @@ One job runs at a time, for a library has one writer; others wait in line. A job
 what it has committed stays, and the same job again goes on from there.
 """
 
+import logging
 import queue
 import secrets
 import threading
@@ -17,6 +18,8 @@ from valor.errors import ValorError
 from valor.server.batching import BusyError
 from valor.server.metrics import Metrics
 from valor.server.problems import detail_of
+
+_LOG = logging.getLogger("uvicorn.error")
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 _MAX_WAITING = 16
@@ -150,6 +153,7 @@ class Jobs:
             except ValorError as error:
                 self._end(job, "failed", detail_of(error))
             except Exception as error:  # The thread must live for the next job.
+                _LOG.exception("job %s", job.title)
                 self._end(job, "failed", f"{type(error).__name__}: {error}")
 
     def _end(self, job: Job, state: State, message: str = "") -> None:

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Str
 import valor
 from valor.errors import ValorError
 from valor.server import problems, schemas
-from valor.server.batching import Entrance, Ticket, unless_left
+from valor.server.batching import BusyError, Entrance, unless_left
 from valor.server.guard import COOKIE
 from valor.server.jobs import Job, Jobs
 from valor.server.media import PREVIEW_S
@@ -177,13 +177,14 @@ async def _events(
 ) -> AsyncIterator[str]:
     """Server-sent events: `part` for each part, then `done` with all of it, or `problem`."""
     said: list[schemas.Said] = []
-    ticket: Ticket
     try:
         with entrance.admit() as ticket:
             for number, part in enumerate(parts, start=1):
                 said.append(await entrance.run(ticket, say, part=part))
                 yield _event("part", said[-1].model_dump() | {"of": len(parts), "number": number})
         yield _event("done", joined(said, is_answer=is_answer).model_dump())
+    except BusyError as error:
+        yield _event("problem", {"status": 429, "detail": str(error)})
     except ValorError as error:
         status, members = problems.of_error(error)
         detail = problems.detail_of(error)

@@ -16,12 +16,15 @@ import anyio
 
 from valor.errors import MediaError
 from valor.media.probe import MediaInfo, probe
+from valor.server.batching import BusyError
 from valor.server.problems import Problem
 
 KINDS = ("audio", "image", "video")
 MAX_DURATION_S = 900.0
 _KEPT = 64
+_KEPT_BYTES = 1 << 30
 _KEEP_S = 3600.0
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,7 @@ class Uploads:
         self._folder = folder
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Upload] = OrderedDict()
+        self._num_coming = 0
 
     async def receive(self, content_type: str, pieces: AsyncIterator[bytes]) -> Upload:
         """Take a file piece by piece, whatever its size, and look at what it is.
@@ -64,12 +68,16 @@ class Uploads:
             Problem: 415 for a type that cannot be searched by, 413 for one that lasts too long, 422
                 for a picture that is none.
             MediaError: If it cannot be decoded.
+            BusyError: If too many are being sent.
         """
         said = content_type.partition("/")[0].strip().lower()
         if said not in KINDS:
             raise Problem(415, f"the type {content_type!r} is no sound, picture or video")
+        if self._num_coming >= _AT_ONCE:
+            raise BusyError(5.0)
         name = secrets.token_urlsafe(16)
         path = self._folder / name
+        self._num_coming += 1
         try:
             async with await anyio.open_file(path, "xb") as file:
                 async for piece in pieces:
@@ -89,6 +97,8 @@ class Uploads:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+        finally:
+            self._num_coming -= 1
         self._keep(upload)
         return upload
 
@@ -109,7 +119,9 @@ class Uploads:
         now_s = time.monotonic()
         while self._kept:
             oldest = next(iter(self._kept.values()))
-            if oldest.until_s > now_s and len(self._kept) <= _KEPT:
+            num_bytes = sum(upload.num_bytes for upload in self._kept.values())
+            is_room = len(self._kept) <= _KEPT and num_bytes <= _KEPT_BYTES
+            if oldest.until_s > now_s and is_room:
                 return
             del self._kept[oldest.id]
             oldest.path.unlink(missing_ok=True)
