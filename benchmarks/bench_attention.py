@@ -1,7 +1,9 @@
-"""Attention in bfloat16 on a CPU: plain products against torch's fused kernel, both directions.
+"""Attention on a CPU: plain products against torch's fused kernel, both directions.
 
-`valor.encoders.layers.attend` takes plain products in this case; this shows by how much, against
-the time that the bare matrix products of forward and backward take.
+`valor.encoders.layers.attend` takes plain products in bfloat16, and in float32 training for fewer
+than 64 tokens; this shows by how much that is faster, against the time that the bare matrix
+products of forward and backward take. `patches` are those of a ViT-B/16, and `cross` a decoder's
+media, for both of which float32 takes the fused kernel.
 """
 
 import argparse
@@ -20,6 +22,7 @@ SHAPES = {
     "frames": (256, 4, 37, 37, 32),
     "windows": (64, 4, 51, 51, 32),
     "cross": (64, 4, 60, 199, 32),
+    "patches": (8, 12, 197, 197, 64),
 }
 
 
@@ -32,11 +35,13 @@ def best_s(call: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def measure(shape: tuple[int, int, int, int, int], repeats: int) -> dict[str, float]:
+def measure(
+    shape: tuple[int, int, int, int, int], dtype: torch.dtype, repeats: int
+) -> dict[str, float]:
     batch, heads, length, tokens, dim = shape
     sizes = ((batch, heads, length, dim), *[(batch, heads, tokens, dim)] * 2)
-    query, key, value = (torch.randn(s, dtype=torch.bfloat16, requires_grad=True) for s in sizes)
-    scores = torch.randn(batch, heads, length, tokens, dtype=torch.bfloat16)
+    query, key, value = (torch.randn(s, dtype=dtype, requires_grad=True) for s in sizes)
+    scores = torch.randn(batch, heads, length, tokens, dtype=dtype)
 
     def backward(attended: Tensor) -> None:
         attended.backward(torch.ones_like(attended))
@@ -59,12 +64,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     figures = {
-        f"{name}_{key}": round(value, 5)
+        f"{name}_{dtype}_{key}".replace("torch.", ""): round(value, 5)
+        for dtype in (torch.float32, torch.bfloat16)
         for name, shape in SHAPES.items()
-        for key, value in measure(shape, 5 if arguments.quick else 20).items()
+        for key, value in measure(shape, dtype, 5 if arguments.quick else 20).items()
     }
     for key, value in figures.items():
-        print(f"{key:28} {value}")
+        print(f"{key:36} {value}")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

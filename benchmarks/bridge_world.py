@@ -12,6 +12,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -81,8 +82,9 @@ def measure(
     folder: Path, *, num_seeds: int, quick: bool, tell: Callable[[str], None]
 ) -> dict[str, list[dict[str, float]]]:
     num, num_test, language, steps = (
-        (64, 16, 30, (6, 6)) if quick else (3000, 200, 1500, (450, 450))
+        (64, 16, 30, (6, 6)) if quick else (3000, 200, 1500, (500, 500))
     )
+    (folder / "cache").mkdir(parents=True, exist_ok=True)
     world = World(num=num, num_val=0, num_test=num_test, seed=0, level="relay")
     render_world(folder / "world", world)
     train = read_manifest(folder / "world", split="train")
@@ -95,6 +97,10 @@ def measure(
         for name, order in VARIANTS.items():
             torch.manual_seed(seed)
             out = folder / f"{name}-{seed}"
+            for stage in ("captions", "answers"):  # All see the same media, decoded once.
+                (out / stage).mkdir(parents=True, exist_ok=True)
+                if not (out / stage / "cache").is_symlink():
+                    (out / stage / "cache").symlink_to((folder / "cache").absolute())
             parts = BridgeParts(frame_order=order)
             start = out / "start"
             if not start.exists():
@@ -141,7 +147,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or Path(temporary)
         seeds = 1 if arguments.quick else arguments.seeds
-        found = measure(folder, num_seeds=seeds, quick=arguments.quick, tell=print)
+        tell = partial(print, flush=True)
+        found = measure(folder, num_seeds=seeds, quick=arguments.quick, tell=tell)
     figures = summary(found)
     for key, value in figures.items():
         print(f"{key:32} {value}")

@@ -93,11 +93,11 @@ def main() -> int:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--steady", action="store_true", help="the camera stands still")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, help="keeps every run, to go on after a stop")
     parser.add_argument(
         "--quick", action="store_true", help="10 steps and one seed: not to be good"
     )
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
     quick = arguments.quick
     config = tmanet_world()
     steps = arguments.steps or (10 if quick else config.num_steps)
@@ -110,7 +110,14 @@ def main() -> int:
     runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in arguments.arms}
     for seed in range(1 if quick else arguments.seeds):
         for arm in arguments.arms:
-            run = train_and_score(arm, evolve(config, {"seed": seed}), train, test)
+            kept = arguments.out / f"{arm}-{seed}.json" if arguments.out else None
+            if kept and kept.is_file():
+                run = json.loads(kept.read_text(encoding="utf-8"))
+            else:
+                run = train_and_score(arm, evolve(config, {"seed": seed}), train, test)
+            if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(json.dumps(run), encoding="utf-8")
             runs[arm].append(run)
             row = "  ".join(f"{key} {value:.4g}" for key, value in run.items())
             print(f"seed {seed}  {arm:9} {row}", flush=True)

@@ -11,7 +11,7 @@ import torch
 from tests.tiny import small_run
 from valor.data.manifest import read_manifest
 from valor.data.world.render import World, render_world
-from valor.training.loop import run
+from valor.training.run import run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -7,7 +7,7 @@ import pytest
 from valor.config import evolve, fingerprint, from_dict, to_dict, to_json
 from valor.errors import ConfigError, UsageError
 from valor.recipes import RECIPES, find_recipe
-from valor.training.loop import TrainConfig
+from valor.training.run import TrainConfig
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
 
 

@@ -9,8 +9,8 @@ from valor.cli.main import main
 from valor.config import evolve, from_dict, to_dict
 from valor.errors import ConfigError
 from valor.inference import load
-from valor.training.loop import TrainConfig
 from valor.training.monitor import read_metrics
+from valor.training.run import TrainConfig
 from valor.types import AUDIOVISUAL
 
 

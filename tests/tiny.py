@@ -17,7 +17,7 @@ from valor.models.language_model import PromptPart
 from valor.models.temporal_memory import MaskClass, MemoryHeadConfig, TemporalMemoryConfig
 from valor.models.valor import Valor, ValorConfig
 from valor.recipes.tiny import tiny
-from valor.training.loop import TrainConfig
+from valor.training.run import TrainConfig
 from valor.types import (
     AUDIOVISUAL,
     MEDIA_GROUPS,

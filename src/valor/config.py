@@ -27,7 +27,11 @@ def configclass(cls: type[T]) -> type[T]:
         "__pydantic_config__": ClassVar[dict[str, Any]],
         **inspect.get_annotations(cls),
     }
-    cls.__pydantic_config__ = {"extra": "forbid", "strict": True}  # pyright: ignore
+    cls.__pydantic_config__ = {  # pyright: ignore
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+    }
     return dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)
 
 
@@ -106,6 +110,25 @@ def to_json(config: object) -> str:
     return json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
 
 
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text; a `ConfigError` that begins with `where` if it is none."""
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(text)
+        # A half of a surrogate pair can be escaped, but neither printed nor made tokens of.
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise ConfigError(f"{where}: not UTF-8 text ({error.reason})") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        message = f"{error.msg} at {line}column {error.colno}"
+        raise ConfigError(f"{where}: not JSON ({message})") from None
+    except (RecursionError, ValueError):
+        raise ConfigError(f"{where}: nested too deeply, or a number of too many digits") from None
+
+
 def from_dict(
     cls: type[Config],
     values: Mapping[str, Any],
@@ -130,7 +153,11 @@ def from_dict(
     from pydantic import ValidationError
 
     try:
-        return _adapter(cls).validate_json(json.dumps(values, default=_plain), context=trust_code)
+        text = json.dumps(values, default=_plain)
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None
+    try:
+        return _adapter(cls).validate_json(text, context=trust_code)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(error, values)}") from None
 
@@ -186,6 +213,26 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
             raise UsageError(f"unknown key {path!r}; there is {known}")
         place[name] = value
     return from_dict(type(config), changed, where="config", trust_code=True)
+
+
+def differences(found: object, wanted: object, *, most: int = 3) -> str:
+    """Say in which fields two configurations differ, as `path: one -> other`, a few of them."""
+    before, after = _by_path(to_dict(found)), _by_path(to_dict(wanted))
+    changed = [
+        f"{path}: {before.get(path, 'nothing')} -> {after.get(path, 'nothing')}"
+        for path in {**before, **after}
+        if before.get(path) != after.get(path)
+    ]
+    more = [f"and {len(changed) - most} more"] if len(changed) > most else []
+    return ", ".join([*changed[:most], *more])
+
+
+def _by_path(value: Any, path: str = "") -> dict[str, str]:
+    if not isinstance(value, dict) or not value:
+        return {path: json.dumps(value)}
+    below = cast("dict[str, Any]", value)
+    paths = {key: f"{path}.{key}" if path else key for key in below}
+    return {p: v for key, part in below.items() for p, v in _by_path(part, paths[key]).items()}
 
 
 def fingerprint(config: object) -> str:

@@ -9,6 +9,13 @@ A message carries the value, the limit and the next step, in one line. Anything 
 class ValorError(Exception):
     """Base of all errors that are the input's fault, not the program's."""
 
+    def __str__(self) -> str:
+        """One line that can be shown, whatever a file or a field is called."""
+        return "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode()
+            for char in super().__str__()
+        )
+
 
 class UsageError(ValorError):
     """An unknown verb, recipe, key or group: what was asked for does not exist."""
@@ -46,8 +53,16 @@ class ModelError(ValorError):
     """A model that is missing, incomplete, inconsistent, or cannot do what is asked of it."""
 
 
+class TrainingError(ValorError):
+    """A run that cannot go on; its last state is whole."""
+
+
 class LibraryError(ValorError):
     """A search library that is missing, damaged or built with another model."""
+
+
+class AnnotationError(ValorError):
+    """An annotator's action that is not theirs to take now, or a store that cannot be used."""
 
 
 class DependencyError(ValorError):

@@ -72,6 +72,21 @@ class Modality(enum.Flag):
 AUDIOVISUAL = Modality.VISION | Modality.AUDIO
 MEDIA_GROUPS = (Modality.VISION, Modality.AUDIO, AUDIOVISUAL)
 """The paper's groups, in the order in which reports list them."""
+Groups = Modality | Sequence[Modality]
+"""A group for all of a row's texts, or one for each of them."""
+
+
+def as_groups(groups: Groups) -> Sequence[Modality]:
+    """One group, or several, as a sequence."""
+    return (groups,) if isinstance(groups, Modality) else groups
+
+
+def union(groups: Sequence[Modality]) -> Modality:
+    """The modalities of all groups."""
+    whole = Modality(0)
+    for group in groups:
+        whole |= group
+    return whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +188,8 @@ class Batch:
     caption_texts: dict[Modality, TextBatch] = field(default_factory=dict[Modality, TextBatch])
     """For MGC: the text to be written from each group's media."""
     questions: list[QuestionBatch] = field(default_factory=list[QuestionBatch])
+    row_seeds: Int[Tensor, " batch"] | None = None
+    """Of what training draws for each row; None draws from torch's generator."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from valor.checkpoints.endpoint import Endpoint
 from valor.cli.main import main
+from valor.data.manifest import read_manifest
 from valor.errors import MediaError, ModelError
 from valor.inference import load
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality, Segment
@@ -37,7 +38,9 @@ class Server(ThreadingHTTPServer):
         self.refusal = 400
 
     def reply_to(self, body: dict) -> tuple[int, dict]:
-        kinds = {part["type"] for part in body["messages"][0]["content"]} | set(body)
+        content = body["messages"][0]["content"]
+        parts = content if isinstance(content, list) else ()
+        kinds = {part["type"] for part in parts} | set(body)
         if self.statuses:
             return self.statuses.pop(0), {"error": {"message": "later"}}
         if kinds & self.refused:
@@ -254,3 +257,41 @@ def test_evaluation_measures_what_a_describer_can_do(source, world, tmp_path, ca
     assert report["captioning"].keys() == {"vision", "audio", "audiovisual"}
     assert report["answering"]["audiovisual"]["num"] > 0
     assert (tmp_path / "report.html").is_file()
+
+
+def test_an_endpoint_replies_to_a_text_alone(server, model):
+    server.text = " one caption "
+    assert model.complete("merge this") == "one caption"
+    ((_, _, body),) = server.requests
+    assert body["messages"] == [{"role": "user", "content": "merge this"}]
+    server.statuses = [401]
+    with pytest.raises(ModelError, match=r"HTTP 401 .*; set VALOR_API_KEY"):
+        model.complete("merge this")
+
+
+def test_captions_are_drafted_merged_and_chosen(
+    server, source, world, model_folder, tmp_path, capsys
+):
+    out, judge = tmp_path / "captions.jsonl", str(model_folder)
+    words = ["data", "caption", str(world), "--out", str(out), "--vision", source]
+    words += ["--audio", source, "--merge", source]
+    assert main([*words, "--embedder", judge, "--keep-share", "0.5", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["num_records"] == 22
+    assert 11 <= row["num_kept"] < 22
+    assert row["rejected"] == {"unlike": 22 - row["num_kept"]}
+    assert row["thresholds"].keys() == {"vision", "audio", "audiovisual"}
+    assert len(read_manifest(out)) == row["num_kept"]
+    assert len(server.requests) == 3 * 22
+    assert main([*words, "--embedder", judge, "--min-similarity", "-1"]) == 0
+    assert capsys.readouterr().out == "kept 22 of 22 records\n"
+    assert len(server.requests) == 3 * 22, "only what is kept is chosen anew"
+    assert main(words) == 1
+    assert "another configuration" in capsys.readouterr().err
+    assert main([*words, "--embedder", judge]) == 1
+    assert "an embedder needs min_similarity or keep_share" in capsys.readouterr().err
+    words[words.index("--out") + 1] = str(world / "manifest.jsonl")
+    assert main(words) == 2
+    words[words.index("--out") + 1] = str(tmp_path / "folder-model.jsonl")
+    assert main([*words[:-1], judge]) == 1
+    assert "merge by rules or by URL#MODEL" in capsys.readouterr().err

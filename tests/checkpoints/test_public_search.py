@@ -49,7 +49,7 @@ def test_two_public_models_index_and_search_from_anywhere(public, media, run, mo
     code, out, _ = run("index", library, media, "--model", "siglip+clap", "--json")
     assert (code, json.loads(out)["added"]) == (0, 4)
     monkeypatch.chdir(media)
-    code, out, _ = run("search", library, "a red circle", "--json")
+    code, out, _ = run("search", library, "a red circle", "--using", "audiovisual", "--json")
     hits = json.loads(out)
     used = {Path(hit["path"]).name: hit["modalities_used"] for hit in hits}
     both = dict.fromkeys(("test-000000.mp4", "test-000003.mp4"), "audiovisual")

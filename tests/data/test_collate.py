@@ -93,8 +93,7 @@ def test_questions_of_single_modalities_are_asked_only_where_they_can_be_answere
     )
     rows = [Record(id="x", media="x", captions=record("whole").captions, questions=asked)] * 2
     for seed in range(20):
-        rng = np.random.default_rng(seed)
-        batch = collate_training([sample, sample], rows, processor, rng)
+        batch = collate_training([sample, sample], rows, processor, seed=seed, step=0)
         for questions in batch.questions:
             texts = processor.tokenizer.decode(questions.question.token_ids)
             if questions.group != AUDIOVISUAL:
@@ -103,7 +102,7 @@ def test_questions_of_single_modalities_are_asked_only_where_they_can_be_answere
 
 def test_rows_without_text_take_no_part(sample, processor):
     rows = [record("whole"), record()]
-    batch = collate_training([sample, sample], rows, processor, np.random.default_rng(0))
+    batch = collate_training([sample, sample], rows, processor, seed=0, step=0)
     for group in MEDIA_GROUPS:
         assert torch.equal(batch.caption_texts[group].has_text, torch.tensor([True, False]))
     assert batch.questions == []

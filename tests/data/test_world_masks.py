@@ -50,15 +50,15 @@ def test_a_spoilt_frame_is_another_and_follows_from_the_seed():
 
 def test_panning_shifts_each_frame_and_the_mask_with_its_own():
     (scene,) = mask_scenes(0, 1, held_out=False)
-    clip = masked_clip(scene, side_px=24)
+    clip = masked_clip(scene, side_px=48)
     plain = MaskedMoment(frames=clip.frames[[8, 8, 8]], labels=clip.labels[8])
     panned = pan(plain, np.random.default_rng(0))
     assert not np.array_equal(panned.frames[0], panned.frames[1])
     assert not np.array_equal(panned.labels, plain.labels)
     ways = {
         (down, right)
-        for down in range(-5, 6)
-        for right in range(-5, 6)
+        for down in range(-17, 18)
+        for right in range(-17, 18)
         if np.array_equal(
             middle(panned.labels), middle(np.roll(plain.labels, (down, right), (0, 1)))
         )
@@ -70,7 +70,7 @@ def test_panning_shifts_each_frame_and_the_mask_with_its_own():
 
 
 def middle(picture):
-    return picture[6:-6, 6:-6]
+    return picture[18:-18, 18:-18]
 
 
 def test_the_past_is_in_order_and_begins_with_the_first_frame():

@@ -1,6 +1,7 @@
 """Pictures come out upright, in their true colours, with square pixels and in the asked size."""
 
 import gc
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -12,7 +13,8 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
-from valor.media.pictures import MAX_ASPECT
+from valor.errors import MediaError
+from valor.media.pictures import MAX_ASPECT, read_picture
 from valor.media.probe import probe
 from valor.media.video import decode_frames
 
@@ -139,3 +141,45 @@ def test_a_picture_shrinks_by_averaging(tmp_path: Path):
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "checks.png")
     frames, _ = decode_frames(tmp_path / "checks.png", [0.0], short_side_px=16)
     assert np.abs(frames.astype(int) - 127).max() < 8
+
+
+def stored_as(path: Path, kind: str) -> Path:
+    Image.new("RGB", (8, 6), "red").save(path, format=kind)
+    return path
+
+
+def test_a_stored_picture_keeps_its_values(tmp_path):
+    values = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), values)
+    assert read_picture(tmp_path / "a.png", "RGB").shape == (6, 8, 3)
+
+
+def test_only_formats_that_pillow_reads_itself_are_pictures(tmp_path):
+    """Pillow leaves EPS to another program, whatever the file is called."""
+    for kind, formats in (("EPS", None), ("PNG", ("JPEG",))):
+        options = {"formats": formats} if formats else {}
+        with pytest.raises(MediaError) as caught:
+            read_picture(stored_as(tmp_path / "a.png", kind), **options)
+        assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("side_px", [12_000, 60_000])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path, side_px):
+    path = stored_as(tmp_path / "a.bmp", "BMP")
+    content = bytearray(path.read_bytes())
+    content[18:26] = struct.pack("<II", side_px, side_px)
+    path.write_bytes(content)
+    with pytest.raises(MediaError) as caught:
+        read_picture(path)
+    assert caught.value.reason == "too_large"
+
+
+def test_a_damaged_picture_is_an_error(tmp_path):
+    path = stored_as(tmp_path / "a.png", "PNG")
+    whole = path.read_bytes()
+    for length in (9, 30, 50):
+        path.write_bytes(whole[:length])
+        with pytest.raises(MediaError):
+            read_picture(path)

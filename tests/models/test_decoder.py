@@ -1,10 +1,13 @@
 """Laws of the conditional decoder."""
 
+import pytest
 import torch
 
-from tests.tiny import texts, tiny_batch, tiny_model
-from valor.encoders.text import prefix_causal_mask
-from valor.types import AUDIOVISUAL, Modality
+from tests.tiny import texts, tiny_batch, tiny_config, tiny_model
+from valor.config import evolve
+from valor.encoders.text import interleave, prefix_causal_mask
+from valor.models.valor import Valor
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality, TextBatch
 
 
 def remembered(model, batch):
@@ -58,3 +61,23 @@ def test_padding_does_not_change_the_words_before_it():
     text.token_ids[~text.valid] = 9
     after = model.decoder(text, memory, AUDIOVISUAL)
     torch.testing.assert_close(before[text.valid], after[text.valid])
+
+
+@pytest.mark.parametrize(
+    "kind", ["concatenated", "parallel", "vision_audio", "audio_vision", "none"]
+)
+def test_several_groups_at_once_are_each_by_itself(kind):
+    torch.manual_seed(0)
+    config = evolve(tiny_config(), {"text.cross_attention": kind})
+    model, batch = Valor(config).eval(), tiny_batch()
+    batch.window_valid[1] = False
+    memory = remembered(model, batch)
+    own = [texts(4, length, short=2) for length in (6, 4, 5)]
+    prompt = TextBatch(token_ids=torch.full((12, 1), 7), valid=torch.ones(12, 1, dtype=torch.bool))
+    together = model.decoder.read(prompt, interleave(own), memory, MEDIA_GROUPS)
+    first = TextBatch(token_ids=prompt.token_ids[:4], valid=prompt.valid[:4])
+    for index, (group, text) in enumerate(zip(MEDIA_GROUPS, own, strict=True)):
+        alone = model.decoder.read(first, text, memory, group)
+        rows = text.valid & (memory.has(group) | (kind != "none"))[:, None]
+        found = together[index::3, : text.valid.shape[1]]
+        torch.testing.assert_close(found[rows], alone[rows], atol=1e-5, rtol=1e-5)

@@ -1,8 +1,10 @@
 """Laws of the similarity."""
 
 import numpy as np
+import pytest
 import torch
 
+from valor.models import fusion
 from valor.models.fusion import join, pooled, similarity, token_weights
 from valor.types import AUDIOVISUAL, Embeddings, Modality
 
@@ -96,3 +98,23 @@ def test_a_modality_that_nobody_has_is_left_out_of_the_group():
 
 def test_pooled_vectors_have_unit_length():
     torch.testing.assert_close(pooled(random_embeddings(3, 4)).norm(dim=1), torch.ones(3))
+
+
+@pytest.mark.parametrize("padded_words", ["excluded", "zero"])
+def test_blocks_change_neither_similarities_nor_gradients(monkeypatch, padded_words):
+    def scored(side):
+        monkeypatch.setattr(fusion, "_SIDE", side)
+        text, media = random_embeddings(7, 5, seed=1), random_embeddings(11, 4, seed=2)
+        text.valid[2, 3:] = media.valid[4, 1:] = media.valid[5] = False
+        inputs = [text.vectors, text.weight_logits, media.vectors, media.weight_logits]
+        for tensor in inputs:
+            tensor.requires_grad_()
+        scores = similarity(text, media, padded_words=padded_words)
+        above = torch.linspace(-1, 1, scores.numel()).view_as(scores)
+        return scores, torch.autograd.grad((scores * above).sum(), inputs)
+
+    whole, whole_gradients = scored(1000)
+    parts, part_gradients = scored(12)
+    torch.testing.assert_close(parts, whole)
+    for ours, theirs in zip(part_gradients, whole_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -12,13 +12,14 @@ from valor.checkpoints.folder import load_model
 from valor.cli.main import main
 from valor.config import evolve
 from valor.data.manifest import read_manifest
-from valor.errors import ConfigError, ModelError
+from valor.errors import ConfigError, LibraryError, ModelError
 from valor.evaluation.run import evaluate
 from valor.inference import load
 from valor.processing.tokenizer import Tokenizer
 from valor.recipes.bridge import BridgeParts, assemble, bridge_captions, train_bridge
 from valor.recipes.template_language import train_language_model
-from valor.training.loop import run
+from valor.search.library import Library
+from valor.training.run import run
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
 
 PARTS = evolve(
@@ -73,7 +74,7 @@ def test_both_stages_train_and_the_language_model_is_the_one_that_came(trained, 
     assert {"answer/audiovisual", "caption/audiovisual"} <= json.loads(answers[0]).keys()
 
 
-def test_a_loaded_bridge_describes_and_does_not_embed(trained, world, capsys):
+def test_a_loaded_bridge_describes_and_does_not_embed(trained, world, capsys, tmp_path):
     model = load(trained[1])
     assert isinstance(model, Describer)
     assert not isinstance(model, Embedder)
@@ -88,6 +89,8 @@ def test_a_loaded_bridge_describes_and_does_not_embed(trained, world, capsys):
     report = evaluate(model, read_manifest(world, split="test")[:2])
     assert report["retrieval"] == {}
     assert report["answering"]["audiovisual"]["num"] > 0
+    with pytest.raises(LibraryError, match="does not embed"):
+        Library(tmp_path / "library", model=model)
 
 
 def test_the_folder_is_read_as_strictly_as_any_other(trained, tmp_path):

@@ -23,7 +23,7 @@ CHURCH = {"see": "old church tower", "hear": "bell"}
 
 
 def stretches(library: Library, query: str = "bell") -> list[tuple[str, float]]:
-    hits = library.search(query, limit=1000)
+    hits = library.search(query, limit=1000, merged=False)
     return sorted((Path(hit.path).name, hit.start_s) for hit in hits)
 
 
@@ -98,7 +98,7 @@ def test_every_segment_keeps_what_a_describer_says_of_it(library, write_file, wo
     library.add(folder, describer=Teller())
     write_file("c.mp4", CHURCH)
     library.add(folder)
-    hits = library.search("car")
+    hits = library.search("car", merged=False)
     captions = {(Path(hit.path).name, hit.start_s): hit.caption for hit in hits}
     assert captions == {
         ("a.mp4", 0.0): "a.mp4 0 1",
@@ -197,7 +197,7 @@ def test_batches_do_not_change_scores(tmp_path, write_file, word_model, monkeypa
         monkeypatch.setattr(ingest, "BATCH_SEGMENTS", batch_segments)
         library = Library(tmp_path / f"library{batch_segments}", model=word_model())
         library.add(folder)
-        results.append(library.search("sea bell"))
+        results.append(library.search("sea bell", merged=False))
     assert len(results[0]) == 10
     assert results[0] == results[1] == results[2]
 

@@ -1,99 +1,73 @@
-"""One real server on a free port of this machine, over a library of rendered recordings."""
+"""Running servers: of a store of rendered videos, and of a library of them."""
 
+import json
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
-import httpx2
-import numpy as np
 import pytest
-from fastapi import FastAPI
+import uvicorn
 
+from tests.server.running import Served, Teller, running, write_other_formats
+from valor.data.building.annotations import AnnotationStore
+from valor.data.manifest import read_manifest, write_manifest
 from valor.inference import load
 from valor.search.library import Library
-from valor.server.app import create_app, make_server
+from valor.server import app
+from valor.server.annotate import create_app
 from valor.server.guard import GuardConfig
-from valor.types import AUDIOVISUAL, Answer, Caption
+from valor.server.web import listen
 
 MAX_UPLOAD_BYTES = 2 << 20
 
 
-@dataclass
-class Served:
-    """A server that answers."""
-
-    client: httpx2.Client
-    app: FastAPI
-    media: Path
-
-    @property
-    def url(self) -> str:
-        return str(self.client.base_url)
-
-    @property
-    def uploads(self) -> list[Path]:
-        return list(self.app.state.service.uploads._folder.iterdir())
-
-    def id_of(self, name: str) -> str:
-        paths = self.app.state.service.files.paths()
-        return next(id for id, path in paths.items() if Path(path).name == name)
+@pytest.fixture
+def manifest(world: Path, tmp_path: Path) -> Path:
+    """Two rendered videos, the first only from 0.5 s to 1.5 s, with hints."""
+    first, second = read_manifest(world, split="test")[:2]
+    path = tmp_path / "manifest.jsonl"
+    write_manifest(path, [first, second])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0] |= {"start_s": 0.5, "end_s": 1.5, "extra": {"hints": ["Bell", "Music"]}}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
-@contextmanager
-def serving(app: FastAPI) -> Iterator[httpx2.Client]:
-    """Serve an app in a thread; at the end it is told to stop, and must."""
-    ports: list[int] = []
-    ready = threading.Event()
+@pytest.fixture
+def store(tmp_path: Path, manifest: Path) -> Iterator[AnnotationStore]:
+    """The store of these two."""
+    store = AnnotationStore(tmp_path / "store.sqlite")
+    store.add(manifest)
+    yield store
+    store.close()
 
-    def note(port: int) -> None:
-        ports.append(port)
-        ready.set()
 
-    server = make_server(app, port=0, ready=note)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        assert ready.wait(60)
-        with httpx2.Client(base_url=f"http://127.0.0.1:{ports[0]}", timeout=120) as client:
-            yield client
-    finally:
+@pytest.fixture
+def serving() -> Iterator[Callable[..., str]]:
+    """Starts servers on free ports, and ends them."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(store: AnnotationStore, **options: Any) -> str:
+        socket = listen("127.0.0.1", 0)
+        page = create_app(store, **options)
+        server = uvicorn.Server(uvicorn.Config(page, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{socket.getsockname()[1]}"
+
+    yield start
+    for server, thread in running:
         server.should_exit = True
-        thread.join(60)
+        thread.join(timeout=10)
         assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")
 def model(model_folder: Path) -> Any:
     return load(model_folder)
-
-
-class Teller:
-    """A `Describer` that tells what it was given."""
-
-    def __init__(self, model: Any) -> None:
-        self.read = model.read
-
-    def describe(self, segments, *, using=AUDIOVISUAL):
-        return [
-            Caption(
-                text=f"{(segment.available & using).label} from {segment.start_s:.0f} s",
-                modalities_used=segment.available & using,
-                segments=((segment.start_s, segment.end_s),),
-            )
-            for segment in segments
-        ]
-
-    def answer(self, segments, questions, *, using):
-        captions = self.describe(segments, using=using)
-        return [
-            Answer(text=f"{question}: {c.text}", modalities_used=c.modalities_used, confidence=0.5)
-            for c, question in zip(captions, questions, strict=True)
-        ]
 
 
 @pytest.fixture(scope="session")
@@ -119,23 +93,6 @@ def indexed(
 @pytest.fixture(scope="session")
 def served(indexed: Path, model: Any, describer: Teller) -> Iterator[Served]:
     guard = GuardConfig(max_upload_bytes=MAX_UPLOAD_BYTES)
-    app = create_app(indexed / "library", model, describer=describer, guard=guard)
-    with serving(app) as client:
-        yield Served(client, app, indexed / "media")
-
-
-def write_other_formats(folder: Path) -> None:
-    with av.open(str(folder / "tone.wav"), "w") as container:
-        voice = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
-        samples = (8_000 * np.sin(np.arange(32_000) * 0.3)).astype(np.int16)[None]
-        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-        frame.sample_rate = 16_000
-        container.mux(voice.encode(frame))
-        container.mux(voice.encode(None))
-    with av.open(str(folder / "tape.mxf"), "w") as container:
-        picture = container.add_stream("mpeg2video", rate=25)
-        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
-        for number in range(60):
-            image = np.full((48, 64, 3), 4 * number, np.uint8)
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(picture.encode(None))
+    served_app = app.create_app(indexed / "library", model, describer=describer, guard=guard)
+    with running(served_app) as client:
+        yield Served(client, served_app, indexed / "media")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import serving
+from tests.server.running import running
 from valor.search.library import Library
 from valor.server.app import create_app
 
@@ -182,7 +182,7 @@ def test_an_empty_library_is_filled_from_the_page(world, model, describer, tmp_p
     (media / "broken.mp4").write_text("no video")
     Library(tmp_path / "library", model=model)
     app = create_app(tmp_path / "library", model, describer=describer, roots=[media])
-    with serving(app) as client:
+    with running(app) as client:
         page = visit(str(client.base_url))
         page.wait_for_selector(".notice:has-text('The library is empty')")
         shoot(page, "empty")

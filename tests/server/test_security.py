@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import MAX_UPLOAD_BYTES, serving
+from tests.server.conftest import MAX_UPLOAD_BYTES
+from tests.server.running import running
 from valor.errors import UsageError
 from valor.server.app import create_app
 from valor.server.guard import Guard, GuardConfig, GuardedProtocol
@@ -266,7 +267,7 @@ def test_another_host_needs_a_token(indexed, model):
 
 def test_with_a_token_nothing_is_answered_without_it(indexed, model):
     app = create_app(indexed / "library", model, guard=GuardConfig(token="right"))
-    with serving(app) as client:
+    with running(app) as client:
         assert client.get("/healthz").status_code == 200
         for path in ("/", "/library", "/metrics", "/static/app.js", "/openapi.json"):
             assert client.get(path).status_code == 401

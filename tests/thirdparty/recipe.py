@@ -5,7 +5,7 @@ import dataclasses
 from tests.thirdparty.encoder import BandsConfig
 from tests.thirdparty.objective import TogetherConfig
 from tests.tiny import small_run
-from valor.training.loop import TrainConfig
+from valor.training.run import TrainConfig
 
 
 def together() -> TrainConfig:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 import torch
@@ -9,10 +10,16 @@ from safetensors.torch import load_file
 
 from tests.tiny import small_run
 from valor.config import evolve
+from valor.data.executors import LocalExecutor
 from valor.data.manifest import Record, read_manifest
-from valor.errors import ConfigError, ManifestError
-from valor.training.loop import run
+from valor.data.reading import read_shards
+from valor.data.sharding import ShardConfig, shard
+from valor.errors import ConfigError, ManifestError, TrainingError, ValorError
+from valor.objectives.base import LossTerm
+from valor.training.loop import StepLoss, Task, fit
 from valor.training.monitor import read_metrics
+from valor.training.optim import OptimConfig
+from valor.training.run import run
 
 
 class StopError(Exception):
@@ -67,7 +74,7 @@ def test_a_finished_run_is_left_as_it_is(world, tmp_path):
 def test_another_configuration_is_refused(world, tmp_path):
     records = read_manifest(world, split="train")
     run(small_run(), records, tmp_path)
-    with pytest.raises(ConfigError, match="choose another --out"):
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 1.*choose another --out"):
         run(evolve(small_run(), {"seed": 1}), records, tmp_path)
 
 
@@ -94,3 +101,89 @@ def test_metrics_name_every_term(world, tmp_path):
     groups = ("vision", "audio", "audiovisual")
     expected = {f"{objective}/{group}" for objective in ("align", "caption") for group in groups}
     assert expected | {"answer/audiovisual", "loss", "grad_norm", "learning_rate"} <= row.keys()
+
+
+def test_a_run_on_shards_resumes_with_the_same_views(world, tmp_path):
+    config = ShardConfig(records_per_shard=5, short_side_px=64, fps=8.0)
+    shard(read_manifest(world), tmp_path / "shards", config, LocalExecutor(1))
+    records, source = read_shards(str(tmp_path / "shards"), split="train")
+    reading = {"workers": 2, "augment": {}}
+    run_config = evolve(small_run(), {"reading": reading})
+    whole = run(
+        evolve(small_run(), {"reading": {"augment": {}}}),
+        records,
+        tmp_path / "whole",
+        source=source,
+    )
+    with pytest.raises(StopError):
+        run(run_config, records, tmp_path / "cut", source=source, report=stop_at(3))
+    resumed = run(run_config, records, tmp_path / "cut", source=source)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], tensor), name
+
+
+def test_what_cannot_be_read_at_a_step_is_left_out_of_it(world, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    records = read_manifest(world, split="train")
+    records.append(Record(id="broken", media=str(broken), captions=records[0].captions))
+    config = evolve(small_run(), {"reading": {"max_bad_fraction": 0.5}})
+    run(config, records, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert 1 <= sum(row.get("left_out", 0) for row in rows) <= 2
+    with pytest.raises(ValorError, match="max_bad_fraction"):
+        run(evolve(config, {"reading.max_bad_fraction": 0.0}), records, tmp_path / "strict")
+
+
+def test_a_signal_ends_a_run_with_a_state_to_go_on_from(world, tmp_path):
+    records = read_manifest(world, split="train")
+    whole = run(small_run(), records, tmp_path / "whole")
+
+    def interrupt(stage, done, total):
+        if stage == "train" and done == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        run(small_run(), records, tmp_path / "cut", report=interrupt)
+    assert ended.value.code == 143
+    position = json.loads((tmp_path / "cut/state/position.json").read_text())
+    assert position["next_step"] == 3
+    resumed = run(small_run(), records, tmp_path / "cut")
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], tensor), name
+
+
+def spoilt_task(spoilt, *, max_skipped=3):
+    model = torch.nn.Linear(2, 1)
+
+    def losses(first):
+        for step in range(first, 8):
+            x = torch.full((1, 2), float("nan") if step in spoilt else 1.0)
+            term = LossTerm(value=model(x).square().mean(), weight=1.0, num_rows=1)
+            yield StepLoss(terms={"square": term}, ids=[f"sample {step}"])
+
+    optim = OptimConfig(learning_rate=0.1)
+    return Task(
+        model=model,
+        optim=optim,
+        num_steps=8,
+        save_every=1,
+        seed=0,
+        losses=losses,
+        max_skipped=max_skipped,
+    )
+
+
+def test_a_step_that_would_spoil_the_weights_is_left_out_and_counted(tmp_path):
+    found = fit(spoilt_task({2, 3, 5}), tmp_path)
+    assert all(tensor.isfinite().all() for tensor in found.values())
+    skipped = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "skipped" in row]
+    assert skipped == [2, 3, 5]
+
+
+def test_steps_that_go_on_being_spoilt_end_the_run_and_name_their_samples(tmp_path):
+    with pytest.raises(TrainingError, match="3 steps in a row"):
+        fit(spoilt_task({4, 5, 6, 7}), tmp_path)
+    named = json.loads((tmp_path / "skipped.json").read_text())
+    assert [row["ids"] for row in named] == [[f"sample {step}"] for step in (4, 5, 6)]
+    assert json.loads((tmp_path / "state/position.json").read_text())["next_step"] == 4

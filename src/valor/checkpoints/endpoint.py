@@ -140,6 +140,10 @@ class Endpoint(FileVerbs):
             for text, used, confidence in self._reply_all(segments, questions, using)
         ]
 
+    def complete(self, prompt: str) -> str:
+        """Reply to a text alone; raises `ModelError` as `describe` does."""
+        return self._parse(self._accepted(*self._post(self._body(prompt))))[0]
+
     def _reply_all(
         self, segments: Sequence[Segment], questions: Sequence[str | None], using: Modality
     ) -> list[tuple[str, Modality, float]]:
@@ -163,24 +167,30 @@ class Endpoint(FileVerbs):
         status, reply, logprobs = 0, b"", False
         for used, logprobs in choices:
             content = _content(segment, used, question)
-            status, reply = self._post(
-                {
-                    "model": self._model,
-                    "messages": [{"role": "user", "content": content}],
-                    "max_tokens": _MAX_TOKENS,
-                    "temperature": 0,
-                    **({"logprobs": True} if logprobs else {}),
-                }
-            )
+            body = self._body(content) | ({"logprobs": True} if logprobs else {})
+            status, reply = self._post(body)
             if status not in (*_REFUSALS, 500):
                 break
-        if status != 200:
-            hint = f"; set {KEY_VARIABLE}" if status in (401, 403) else ""
-            raise ModelError(f"{self.source}: HTTP {status} {_excerpt(reply)}{hint}")
+        self._accepted(status, reply)
         self._refuses_sound |= used != senses[0]
         self._refuses_logprobs |= wants_logprobs and not logprobs
         text, confidence = self._parse(reply)
         return text, used, confidence
+
+    def _body(self, content: str | list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": _MAX_TOKENS,
+            "temperature": 0,
+        }
+
+    def _accepted(self, status: int, reply: bytes) -> bytes:
+        """The reply, if the request was accepted."""
+        if status != 200:
+            hint = f"; set {KEY_VARIABLE}" if status in (401, 403) else ""
+            raise ModelError(f"{self.source}: HTTP {status} {_excerpt(reply)}{hint}")
+        return reply
 
     def _post(self, body: dict[str, Any]) -> tuple[int, bytes]:
         """Status and body of the reply; a busy or silent endpoint is asked again."""

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from valor.config import from_dict, to_dict
+from valor.config import from_dict, parse_json, to_dict
 from valor.encoders.text import BertConfig
-from valor.errors import ModelError
+from valor.errors import ConfigError, ModelError
 from valor.models.systems import SystemConfig
 from valor.models.valor import Valor, ValorConfig
 from valor.processing.processor import Processor
@@ -109,8 +109,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{folder}: no model folder (config.json is missing)")
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["valor"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        return dict(parse_json(path.read_bytes(), str(path))["valor"])
+    except (ConfigError, KeyError, TypeError, ValueError):
         raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
 
 

@@ -1,6 +1,5 @@
 """Model folders of models that decide pixels, and such a model at work on a file."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from valor.checkpoints.folder import fill_weights, read_config, write_folder
-from valor.config import from_dict, to_json
+from valor.config import from_dict, parse_json, to_json
 from valor.errors import MediaError, ModelError
 from valor.media.probe import probe
 from valor.media.video import decode_frames
@@ -67,7 +66,7 @@ def load_mask_model(folder: Path) -> "MaskModel":
     config = from_dict(TemporalMemoryConfig, values, where=str(folder / "config.json"))
     if not path.is_file():
         raise ModelError(f"{folder}: {_PREPROCESSING} is missing")
-    sequence = from_dict(SequenceConfig, json.loads(path.read_text("utf-8")), where=str(path))
+    sequence = from_dict(SequenceConfig, parse_json(path.read_bytes(), str(path)), where=str(path))
     model = TemporalMemory(config)
     fill_weights(model.state_dict(), folder)
     return MaskModel(model.eval(), sequence)

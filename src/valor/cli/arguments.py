@@ -16,6 +16,12 @@ T = TypeVar("T")
 
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 """A flag `--json`: machine-readable output on stdout."""
+TrustCode = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(help="Import the code outside this package that a model folder names."),
+]
+"""A flag `--trust-code`."""
 
 
 def _media_group(label: str) -> Modality:

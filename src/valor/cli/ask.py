@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from valor.cli.arguments import AUDIOVISUAL, Group, Json, parse
+from valor.cli.arguments import AUDIOVISUAL, Group, Json, TrustCode, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class Arguments:
     """In words, in quotes."""
     using: Group = AUDIOVISUAL
     """Look at vision, audio or audiovisual, as far as the file has them."""
+    trust_code: TrustCode = False
     json: Json = False
     """A JSON object on stdout."""
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, verb="ask")
     from valor.inference import load
 
-    model = load(arguments.model)
+    model = load(arguments.model, trust_code=arguments.trust_code)
     answer = model.ask(arguments.file, arguments.question, using=arguments.using)
     row = {
         "path": str(arguments.file),

@@ -5,19 +5,20 @@ A subcommand is a dataclass of its arguments with a method `run` that returns th
 
 import dataclasses
 import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from valor.cli.arguments import Group, Json, parse_kind
+from valor.cli.data_annotate import Annotate
+from valor.cli.data_building import CaptionRecords, SegmentRecordings
 from valor.cli.progress import StageProgress
+from valor.cli.tables import table
 from valor.data.manifest import read_manifest, write_manifest
-from valor.data.rows import opened
 from valor.data.sharding import ShardConfig, shard
 from valor.data.sources.formats import FORMATS, Imported, import_records
 from valor.errors import ManifestError, UsageError
@@ -40,6 +41,8 @@ class Validate:
     """Read every media file to its end: silence and damage too."""
     workers: int | None = None
     """Processes that read media; all processors by default."""
+    time_limit_s: float | None = None
+    """A file that takes longer is an error; by default 120 to be probed and 1800 to be decoded."""
     json: Json = False
     """The report with all errors and files, as a JSON object on stdout."""
 
@@ -49,7 +52,13 @@ class Validate:
 
         depth = "decode" if self.decode else "probe" if self.probe else "presence"
         with StageProgress() as progress:
-            report = validate(self.manifest, depth=depth, workers=self.workers, progress=progress)
+            report = validate(
+                self.manifest,
+                depth=depth,
+                workers=self.workers,
+                time_limit_s=self.time_limit_s,
+                progress=progress,
+            )
         if self.json:
             print(json.dumps(dataclasses.asdict(report)))
             return 1 if report.errors else 0
@@ -63,7 +72,7 @@ class Validate:
             **{f"  {name}": len(files) for name, files in report.findings.items()},
             "errors": len(report.errors),
         }
-        print(_table(counts))
+        print(table(counts))
         return 1 if report.errors else 0
 
 
@@ -156,12 +165,9 @@ class Stats:
 
     def run(self) -> int:
         """Print the numbers."""
-        from valor.data.stats import statistics
+        from valor.data.stats import read_concepts, statistics
 
-        concepts = None
-        if self.concepts is not None:
-            with opened(self.concepts) as lines:
-                concepts = [line.strip() for line in lines]
+        concepts = None if self.concepts is None else read_concepts(self.concepts)
         with StageProgress() as progress:
             numbers = statistics(
                 read_manifest(self.manifest),
@@ -171,7 +177,7 @@ class Stats:
                 progress=progress,
             )
         row = dataclasses.asdict(numbers)
-        print(json.dumps(row) if self.json else _table(row))
+        print(json.dumps(row) if self.json else table(row))
         return 0
 
 
@@ -203,17 +209,15 @@ class Shard:
 
     def run(self) -> int:
         """Write shards, and say how much is in them."""
-        from valor.data.executors import LocalExecutor, RayExecutor
+        from valor.data.executors import make_executor
         from valor.data.shards import STATS_FILE, damaged
 
-        workers = os.cpu_count() or 1 if self.workers is None else self.workers
-        executor = RayExecutor(workers) if self.executor == "ray" else LocalExecutor(workers)
         with StageProgress() as progress:
             complete = shard(
                 read_manifest(self.manifest),
                 self.out,
                 self.store,
-                executor,
+                make_executor(self.executor, self.workers),
                 part=_part(self.part),
                 retry=self.retry,
                 progress=progress,
@@ -225,7 +229,7 @@ class Shard:
         for problem in problems:
             print(problem, file=sys.stderr)
         row = json.loads((self.out / STATS_FILE).read_text(encoding="utf-8"))
-        print(json.dumps(row) if self.json else _table({**row, "shards": len(row["shards"])}))
+        print(json.dumps(row) if self.json else table({**row, "shards": len(row["shards"])}))
         return 1 if problems or not row["num_samples"] else 0
 
 
@@ -236,17 +240,15 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(number)
 
 
-def _table(values: Mapping[str, Any]) -> str:
-    lines: list[str] = []
-    for name, value in values.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
-        if isinstance(value, dict):
-            shown = ", ".join(f"{key} {number}" for key, number in value.items()) or "-"
-        lines.append(f"{name:<24}{shown}")
-    return "\n".join(lines)
-
-
-SUBCOMMANDS = {"import": Import, "validate": Validate, "stats": Stats, "shard": Shard}
+SUBCOMMANDS = {
+    "import": Import,
+    "validate": Validate,
+    "stats": Stats,
+    "segment": SegmentRecordings,
+    "caption": CaptionRecords,
+    "shard": Shard,
+    "annotate": Annotate,
+}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from valor.cli.arguments import Json, parse
+from valor.cli.arguments import Json, TrustCode, parse
 from valor.errors import MediaError, ValorError
 
 
@@ -22,6 +22,7 @@ class Arguments:
     """Videos, sounds or pictures."""
     out: Path
     """Parquet file with columns path, start_s, end_s, group, vector."""
+    trust_code: TrustCode = False
     json: Json = False
     """What was written, as a JSON object on stdout."""
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     from valor.inference import load
     from valor.models.verbs import need_embedder
 
-    model = load(arguments.model)
+    model = load(arguments.model, trust_code=arguments.trust_code)
     fingerprint = need_embedder(model).fingerprint
     rows, bad = [], []
     for path in arguments.files:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from valor.cli.arguments import Json, parse
+from valor.cli.arguments import Json, TrustCode, parse
 from valor.cli.progress import StageProgress
 
 
@@ -25,8 +25,7 @@ class Arguments:
     """Which records are used."""
     metric: str | None = None
     """One more metric: package.module:function of your own, from `evaluation.run.Outputs`."""
-    trust_code: bool = False
-    """Import the code outside this package that a model folder names."""
+    trust_code: TrustCode = False
     json: Json = False
     """The report on stdout."""
 

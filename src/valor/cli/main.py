@@ -18,6 +18,7 @@ VERBS = {
     "ask": "answer a question about a file",
     "embed": "write vectors of files to a Parquet file",
     "index": "make a folder of recordings searchable",
+    "library": "remove, refresh, compact or export what is indexed",
     "search": "find moments by text, sound, image or video",
     "serve": "the page: search, watch, caption and ask in the browser",
     "convert": "a released checkpoint as a model folder",

@@ -18,11 +18,16 @@ class Arguments:
     library: tyro.conf.Positional[Path]
     """Library folder."""
     query: tyro.conf.Positional[str]
-    """Words, or the file to search by."""
+    """Words, or the file to search by; FILE@SECONDS takes its segment at that second."""
     by: Literal["text", "audio", "image", "video"] = "text"
     """What the query is."""
+    also: Path | None = None
+    """A file whose sound belongs to a query in words."""
     using: str = "auto"
-    """Compare with vision, audio, audiovisual, or whatever fits best (auto)."""
+    """Compare with vision, audio, audiovisual, text (captions and subtitles), or whatever the query
+    is about (auto)."""
+    where: str | None = None
+    """SQL that a segment must meet, such as "path LIKE '%street%' AND start_s < 60"."""
     limit: int = 10
     """Most results to show."""
     model: str | None = None
@@ -38,7 +43,12 @@ def main(argv: Sequence[str]) -> int:
 
     library = Library(arguments.library, model=arguments.model, create=False)
     hits = library.search(
-        arguments.query, by=arguments.by, using=arguments.using, limit=arguments.limit
+        arguments.query,
+        by=arguments.by,
+        also=arguments.also,
+        using=arguments.using,
+        where=arguments.where,
+        limit=arguments.limit,
     )
     if arguments.json:
         rows = [
@@ -49,7 +59,11 @@ def main(argv: Sequence[str]) -> int:
                 "score": hit.score,
                 "by_modality": hit.by_modality,
                 "modalities_used": hit.modalities_used.label,
+                "matched": hit.matched.label if hit.matched else None,
+                "moment_s": hit.moment_s,
                 "caption": hit.caption,
+                "speech": hit.speech,
+                "copies": hit.copies,
             }
             for hit in hits
         ]
@@ -58,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
     for rank, hit in enumerate(hits, start=1):
         parts = ", ".join(f"{name} {score:.2f}" for name, score in hit.by_modality.items())
         stretch = f"{hit.start_s:.1f}-{hit.end_s:.1f} s"
-        said = f"  {hit.caption}" if hit.caption else ""
+        stretch += f", at {hit.moment_s:.1f} s by {hit.matched.label}" if hit.matched else ""
+        said = "".join(f"  {text}" for text in (hit.caption, hit.speech) if text)
         print(f"{rank:3}. {hit.score:.3f}  {hit.path}  {stretch}  ({parts}){said}")
     if not hits:
         print(f"nothing found: {len(library)} segments in {arguments.library}")

@@ -25,8 +25,8 @@ class Arguments:
 
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, or package.module:function of your own."""
-    data: tuple[Path, ...]
-    """Manifests; records of split `train` are used."""
+    data: tuple[str, ...]
+    """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used."""
     out: Path
     """Run folder."""
     json: Json = False
@@ -38,12 +38,21 @@ def main(argv: Sequence[str]) -> int:
     own, changes = split_changes(argv)
     arguments = parse(Arguments, own, verb="train")
     from valor.data.manifest import read_manifest
+    from valor.data.reading import read_shards
+    from valor.data.shards import is_shards
     from valor.recipes import find_recipe
 
     config = evolve(find_recipe(arguments.recipe), changes)
-    records = [r for path in arguments.data for r in read_manifest(path, split="train")]
+    shards = [path for path in arguments.data if is_shards(path)]
+    if shards and len(arguments.data) > 1:
+        raise UsageError(f"--data {shards[0]}: give one folder of shards alone")
+    if shards:
+        records, source = read_shards(shards[0], split="train")
+    else:
+        records = [r for path in arguments.data for r in read_manifest(path, split="train")]
+        source = None
     with StageProgress() as progress:
-        folder = config.run(records, arguments.out, report=progress)
+        folder = config.run(records, arguments.out, source=source, report=progress)
     print(json.dumps({"model": str(folder)}) if arguments.json else f"model in {folder}")
     return 0
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from valor.data.manifest import Question, Record
+from valor.data.mixture import sample_rng, step_rng
 from valor.processing.frames import normalise, shift
 from valor.processing.processor import Processor
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Batch, Modality, QuestionBatch, Sample
@@ -34,23 +35,24 @@ def collate_training(
     samples: Sequence[Sample],
     records: Sequence[Record],
     processor: Processor,
-    rng: np.random.Generator,
-    row_rngs: Sequence[np.random.Generator] | None = None,
+    *,
+    seed: int,
+    step: int,
 ) -> Batch:
-    """Stack samples and draw their texts.
+    """Stack samples and draw their texts, each row's whatever the other rows are.
 
     Args:
         samples: Prepared media.
         records: The same rows' captions and questions.
         processor: Tokenizes.
-        rng: Draws what concerns the whole batch; without `row_rngs`, everything.
-        row_rngs: Draw each row's shift and texts, whatever the other rows are.
+        seed: Of the run.
+        step: Counted from 0.
 
     Returns:
         A batch for all objectives; an objective that is not used ignores its part.
     """
     max_px = processor.config.frames.max_shift_px
-    rngs = [rng] * len(records) if row_rngs is None else row_rngs
+    rngs = [sample_rng(seed=seed, step=step, id=r.id, of_texts=True) for r in records]
     shifted = [
         sample
         if sample.pixels is None
@@ -58,6 +60,7 @@ def collate_training(
         for sample, own in zip(samples, rngs, strict=True)
     ]
     batch = collate_media(shifted, processor)
+    batch.row_seeds = torch.tensor([int(rng.integers(2**63)) for rng in rngs])
     for group in MEDIA_GROUPS:
         aligned = [draw_aligned(r, group, own) for r, own in zip(records, rngs, strict=True)]
         written = [draw_written(r, group, own) for r, own in zip(records, rngs, strict=True)]
@@ -65,7 +68,7 @@ def collate_training(
             batch.aligned_texts[group] = processor.encode_aligned_texts(aligned)
         if any(written):
             batch.caption_texts[group] = processor.encode_texts(written)
-    single = (Modality.VISION, Modality.AUDIO)[int(rng.integers(2))]
+    single = (Modality.VISION, Modality.AUDIO)[int(step_rng(seed=seed, step=step).integers(2))]
     for group in (AUDIOVISUAL, single):
         questions = _draw_questions(records, samples, group, processor, rngs)
         if questions is not None:

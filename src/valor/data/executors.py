@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from valor.errors import DependencyError, ValorError
 
@@ -115,3 +115,9 @@ class RayExecutor:
         data = data.map_batches(batch, batch_size=1, compute=slots)
         for row in data.iter_rows():
             yield row["item"]
+
+
+def make_executor(kind: Literal["local", "ray"], workers: int | None) -> Executor:
+    """An executor by its name; None takes as many workers as there are processors."""
+    workers = os.cpu_count() or 1 if workers is None else workers
+    return RayExecutor(workers) if kind == "ray" else LocalExecutor(workers)

@@ -21,7 +21,8 @@ from valor.data.executors import follow_parent
 from valor.data.manifest import Record
 from valor.data.mixture import Mixture
 from valor.data.reading import Draw, Source
-from valor.errors import ConfigError, MediaError, ValorError
+from valor.errors import ConfigError, DependencyError, MediaError, ValorError
+from valor.media.video import Backend
 from valor.processing.augment import AugmentConfig
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.types import Sample
@@ -39,6 +40,8 @@ class ReadingConfig:
     worker_kind: Literal["thread", "process"] = "thread"
     """Threads share memory, and decoders run beside each other in them; processes also survive a
     file that crashes its decoder."""
+    backend: Backend = "pyav"
+    """Who decodes pictures of media files."""
     steps_ahead: int = 2
     """Steps that workers read in advance."""
     max_bad_fraction: float = 0.01
@@ -74,6 +77,7 @@ class _Reader:
 
     sources: Sequence[Source]
     config: ProcessorConfig
+    backend: Backend
     seed: int
     augment: AugmentConfig | None
 
@@ -81,9 +85,12 @@ class _Reader:
         source, row, step = ticket
         draw = Draw(seed=self.seed, step=step, augment=self.augment)
         try:
-            return self.sources[source].load(row, Processor(self.config, None), draw)
+            processor = Processor(self.config, None, backend=self.backend)
+            return self.sources[source].load(row, processor, draw)
         except MediaError as error:
             return error
+        except DependencyError:
+            raise
         except Exception as error:  # Whatever a file does to a decoder is that file's.
             name = f"source {source}, row {row}"
             return MediaError(name, "failed", f"{type(error).__name__}: {error}")
@@ -131,13 +138,13 @@ class Loader:
     seed: int
     rank: int = 0
     num_ranks: int = 1
-    bad: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter, init=False)
     """Reads that failed, by reason."""
-    _num_read: int = 0
-    _pool: Executor | None = None
-    _crashed: set[tuple[int, int]] = field(default_factory=set)
+    _num_read: int = field(default=0, init=False)
+    _pool: Executor | None = field(default=None, init=False)
+    _crashed: set[tuple[int, int]] = field(default_factory=set, init=False)
     """Source and row of what kills processes, which is not read again."""
-    _alone: ProcessPoolExecutor | None = None
+    _alone: ProcessPoolExecutor | None = field(default=None, init=False)
     """Takes what was read when a process died."""
 
     def __post_init__(self) -> None:
@@ -205,8 +212,10 @@ class Loader:
             )
 
     def _reader(self) -> _Reader:
-        config = self.config.augment
-        return _Reader(self.sources, self.processor.config, self.seed, config)
+        config = self.config
+        return _Reader(
+            self.sources, self.processor.config, config.backend, self.seed, config.augment
+        )
 
     def _submit(self, ticket: Ticket) -> Callable[[], Loaded]:
         """Begin to read; returns how to wait for it."""

@@ -5,6 +5,7 @@ Reading is strict; an error names file, line, field and what was expected.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,8 @@ def make_record(row: Row, *, folder: Path) -> Record:
 def _located(media: str, folder: Path) -> str:
     if is_remote(media):
         return media
-    return os.path.normpath(os.path.join(folder, media))  # noqa: PTH118
+    # Two slashes at the begin, which `normpath` keeps, would name another file than one.
+    return re.sub("^//", "/", os.path.normpath(os.path.join(folder, media)))  # noqa: PTH118
 
 
 def _caption(item: Any, record: Row, index: int) -> TaggedText:

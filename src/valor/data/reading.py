@@ -43,6 +43,10 @@ class Draw:
     step: int
     augment: AugmentConfig | None = None
 
+    def rng(self, id: str) -> np.random.Generator:
+        """The sample's randomness."""
+        return sample_rng(seed=self.seed, step=self.step, id=id)
+
 
 class Source(Protocol):
     """Records and their samples by index."""
@@ -84,21 +88,15 @@ class ShardSource:
 
     Args:
         shards: Local or elsewhere.
-        split: Leave out records of other splits; reads all records to know.
+        rows: Which of them, in this order; all if not given.
     """
 
-    def __init__(self, shards: Shards, *, split: str | None = None) -> None:
+    def __init__(self, shards: Shards, rows: Sequence[int] | None = None) -> None:
         self._shards = shards
-        self._rows: Sequence[int] = range(len(shards))
-        if split is not None:
-            self._rows = [row for row in self._rows if shards.record(row)[0].split == split]
+        self._rows = range(len(shards)) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def records(self) -> list[Record]:
-        """All records with their texts."""
-        return [self._shards.record(row)[0] for row in self._rows]
 
     def load(self, index: int, processor: Processor, draw: Draw | None) -> tuple[Record, Sample]:
         """Read a record and its sample."""
@@ -116,7 +114,7 @@ class ShardSource:
     ) -> Sample:
         """A sample of stored pictures and sound; only what it needs is read and decoded."""
         plan, start_s, end_s = processor.plan, stored["start_s"], stored["end_s"]
-        rng = None if draw is None else sample_rng(seed=draw.seed, step=draw.step, id=id)
+        rng = None if draw is None else draw.rng(id)
         times_s = view_times(start_s, end_s, plan, rng)
         stored_s = np.asarray(stored.get("frame_times_s", ()))
         nearest = [f"{int(at):04d}.{FRAME_SUFFIX}" for at in _nearest(stored_s, times_s)]
@@ -134,6 +132,14 @@ class ShardSource:
                 inside = [(begin_s - start_s, stop_s - start_s) for begin_s, stop_s in windows]
                 waveforms = _heard(path, plan, inside)
         return _prepared(id, frames, waveforms, processor, rng, draw)
+
+
+def read_shards(folder: str, *, split: str) -> tuple[list[Record], ShardSource]:
+    """The records of one split of a folder of shards, and where their samples are read."""
+    shards = Shards(folder)
+    records = {row: shards.record(row)[0] for row in range(len(shards))}
+    chosen = {row: record for row, record in records.items() if record.split == split}
+    return list(chosen.values()), ShardSource(shards, list(chosen))
 
 
 def _nearest(stored_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
@@ -164,9 +170,9 @@ def view_times(
         return middles
     part_s = (end_s - start_s) / plan.num_frames
     bursts = middles.reshape(plan.num_frames, -1)
-    # What lies between a part's first or last burst and the ends of the stretch, both ways alike.
-    room_s = max(0.0, bursts[0, 0] - start_s)
-    moves_s = (part_s * (rng.random(plan.num_frames) - 0.5)).clip(-room_s, room_s)
+    # No further than the first burst lies from the begin, and the last from the end.
+    reach_s = min(part_s / 2, max(0.0, bursts[0, 0] - start_s))
+    moves_s = reach_s * (2 * rng.random(plan.num_frames) - 1)
     return (bursts + moves_s[:, None]).reshape(-1)
 
 
@@ -206,7 +212,7 @@ def _from_file(record: Record, processor: Processor, draw: Draw | None) -> Sampl
     """The sample of a local file."""
     if draw is None:
         return load_sample(record, processor)
-    rng, plan = sample_rng(seed=draw.seed, step=draw.step, id=record.id), processor.plan
+    rng, plan = draw.rng(record.id), processor.plan
     info = probe(record.media)
     start_s = 0.0 if info.is_image else record.start_s
     end_s = info.duration_s if record.end_s is None else min(record.end_s, info.duration_s)
@@ -218,7 +224,9 @@ def _from_file(record: Record, processor: Processor, draw: Draw | None) -> Sampl
     frames, waveforms, problem = None, [], None
     if info.has_video:
         try:
-            frames, _ = decode_frames(record.media, times_s, short_side_px=plan.short_side_px)
+            frames, _ = decode_frames(
+                record.media, times_s, short_side_px=plan.short_side_px, backend=plan.backend
+            )
         except MediaError as error:
             problem = error
     if info.has_audio:
@@ -250,7 +258,7 @@ def _prepared(
 ) -> Sample:
     """Model inputs; with a draw each waveform is one window."""
     augment = None if draw is None else draw.augment
-    if frames is not None and augment and rng:
+    if frames is not None and augment is not None and rng is not None:
         frames = crop_and_flip(frames, augment, rng)
     whole = Segment(
         path=id,
@@ -263,12 +271,12 @@ def _prepared(
         is_silent=all(map(is_silent, waveforms)),
     )
     sample = processor.prepare(whole, id=id)
-    if sample.spectrograms is not None and rng:
+    if sample.spectrograms is not None and rng is not None:
         rest = [replace(whole, frames=None, waveform=waveform) for waveform in waveforms[1:]]
         windows = [sample, *(processor.prepare(segment) for segment in rest)]
         first = [window.spectrograms[:1] for window in windows if window.spectrograms is not None]
         sample.spectrograms = np.concatenate(first)
-    if augment and rng:
+    if augment is not None and rng is not None:
         if sample.pixels is not None:
             sample.pixels = jitter_colour(sample.pixels, augment, rng)
         if sample.spectrograms is not None:

@@ -1,14 +1,15 @@
 """Rows of files that others wrote: typed fields, and errors that name file, line and field."""
 
 import csv
-import json
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from valor.errors import ManifestError
+from valor import config
+from valor.errors import ConfigError, ManifestError
 
 
 class Row:
@@ -65,7 +66,7 @@ class Row:
         value = self._value(name)
         try:
             number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
             raise self.problem(name, f"{value!r}, expected a number")
@@ -77,9 +78,16 @@ class Row:
         if value is None:
             return None
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value < math.inf:
+        if not is_number or not 0 <= value <= sys.float_info.max:
             raise self.problem(name, f"{value!r}, expected seconds from 0")
         return float(value)
+
+    def object(self, name: str) -> dict[str, Any]:
+        """An object."""
+        value = self._value(name)
+        if not isinstance(value, dict):
+            raise self.problem(name, f"{type(value).__name__}, expected an object")
+        return value
 
     def items(self, name: str) -> list[Any]:
         """A list; empty where the field is missing."""
@@ -156,21 +164,17 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 def _is_object(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
+        return isinstance(parse_json(line, ""), dict)
+    except ManifestError:
         return False
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """The value of a JSON text; a `ManifestError` that begins with `where` if it is none."""
     try:
-        return json.loads(text)
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{where}: not UTF-8 text ({error.reason})") from None
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        message = f"{error.msg} at {line}column {error.colno}"
-        raise ManifestError(f"{where}: not JSON ({message})") from None
+        return config.parse_json(text, where)
+    except ConfigError as error:
+        raise ManifestError(str(error)) from None
 
 
 def table_rows(

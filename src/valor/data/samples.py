@@ -49,6 +49,10 @@ class SampleStore:
     def __len__(self) -> int:
         return len(self.records)
 
+    def load(self, index: int, processor: Processor, draw: object) -> tuple[Record, Sample]:
+        """A record and its sample, which is the same at every step."""
+        return self.records[index], self[index]
+
     def __getitem__(self, index: int) -> Sample:
         frames, windows = self.num_frames[index], self.num_windows[index]
         return Sample(

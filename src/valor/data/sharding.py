@@ -5,14 +5,12 @@ configuration alone, not on workers or restarts. Its index grows beside it with 
 done; a restart cuts the tar file behind the last of these and goes on there. Entry point: `shard`.
 """
 
-import fcntl
 import hashlib
 import io
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +22,7 @@ from av.audio.frame import AudioFrame
 from valor.config import configclass, from_dict, to_json
 from valor.data.executors import Executor
 from valor.data.manifest import Record, record_values
+from valor.data.rows import Row, parse_json
 from valor.data.shards import (
     FRAME_SUFFIX,
     QUARANTINE_FILE,
@@ -34,10 +33,11 @@ from valor.data.shards import (
     tar_end,
     tar_members,
 )
-from valor.data.storage import local_copy
-from valor.errors import ConfigError, MediaError, ValorError
+from valor.data.storage import local_copy, locked, write_whole
+from valor.errors import ConfigError, DependencyError, MediaError, ValorError
 from valor.media.probe import MediaInfo, probe
 from valor.media.segments import DecodePlan, decode_segment
+from valor.media.video import Backend
 from valor.types import Segment
 
 _OPUS_RATES_HZ = (8000, 12_000, 16_000, 24_000, 48_000)
@@ -57,6 +57,8 @@ class ShardConfig:
     short_side_px: int = 256
     fps: float = 4.0
     """Pictures per second, each from the middle of its part of the record."""
+    backend: Backend = "pyav"
+    """Who decodes the pictures."""
     jpeg_quality: int = 90
     audio: Literal["flac", "opus"] = "flac"
     sample_rate_hz: int = 48_000
@@ -156,21 +158,14 @@ def _claim(out: Path, config: ShardConfig, records: Sequence[Record]) -> None:
     digest = hashlib.sha256(repr(records).encode()).hexdigest()
     wanted = {"shards": json.loads(to_json(config)), "records": digest}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = Row(parse_json(path.read_bytes(), str(path)), str(path))
     except FileNotFoundError:
-        _write(path, json.dumps(wanted, indent=2) + "\n")
+        write_whole(path, json.dumps(wanted, indent=2) + "\n")
         return
-    if found["records"] != digest:
+    if found.text("records") != digest:
         raise ConfigError(f"{out} holds shards of other records; choose another --out")
-    if from_dict(ShardConfig, found["shards"], where=str(path)) != config:
+    if from_dict(ShardConfig, found.object("shards"), where=str(path)) != config:
         raise ConfigError(f"{out} holds shards of another configuration; choose another --out")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write all of a file or nothing, also if others write the same."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _tasks(records: Sequence[Record], out: Path, config: ShardConfig) -> Iterator[ShardTask]:
@@ -221,8 +216,8 @@ def _summarise(out: Path, tasks: Sequence[ShardTask]) -> None:
         for name in ("num_records", "num_samples", "seconds", "bytes")
     }
     stats = {"version": 1, **totals, "left_out": dict(sorted(reasons.items())), "shards": shards}
-    _write(out / QUARANTINE_FILE, "".join(json.dumps(row) + "\n" for row in bad))
-    _write(out / STATS_FILE, json.dumps(stats, indent=2) + "\n")
+    write_whole(out / QUARANTINE_FILE, "".join(json.dumps(row) + "\n" for row in bad))
+    write_whole(out / STATS_FILE, json.dumps(stats, indent=2) + "\n")
 
 
 def write_shard(task: ShardTask) -> int:
@@ -233,7 +228,7 @@ def write_shard(task: ShardTask) -> int:
         return sum(entry.is_ok for entry in _journal(index))
     if final.is_file():
         final.rename(partial)
-    with _locked(partial) as tar:
+    with locked(partial) as tar:
         entries = _journal(journal)
         while entries and entries[-1].offset + entries[-1].size > partial.stat().st_size:
             entries.pop()
@@ -256,22 +251,10 @@ def write_shard(task: ShardTask) -> int:
         os.fsync(tar.fileno())
         tar.seek(0)
         digest = hashlib.file_digest(tar, "sha256").hexdigest()
-        _write(task.path(".sha256"), f"{digest}  {final.name}\n")
+        write_whole(task.path(".sha256"), f"{digest}  {final.name}\n")
         partial.rename(final)
         journal.rename(index)
     return sum(entry.is_ok for entry in entries)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[io.BufferedRandom]:
-    """Open a file for reading and writing that nobody else writes."""
-    path.touch()
-    with path.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValorError(f"{path}: another process writes it; wait for its end") from None
-        yield file
 
 
 def _journal(path: Path) -> list[Entry]:
@@ -279,7 +262,7 @@ def _journal(path: Path) -> list[Entry]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Entry.from_json(line) for line in lines if line.endswith("\n")]
+    return [Entry.from_json(line, str(path)) for line in lines if line.endswith("\n")]
 
 
 def _pack(task: ShardTask, place: int, offset: int) -> tuple[Entry, bytes]:
@@ -292,6 +275,8 @@ def _pack(task: ShardTask, place: int, offset: int) -> tuple[Entry, bytes]:
         media, extra = _members(record, task.config)
     except MediaError as error:
         return replace(entry, status=error.reason, detail=error.detail), b""
+    except DependencyError:
+        raise
     except Exception as error:  # Whatever a file does to a decoder is that file's line.
         detail = f"{type(error).__name__}: {error}"
         return replace(entry, status="failed", detail=detail), b""
@@ -318,13 +303,14 @@ def _members(record: Record, config: ShardConfig) -> tuple[dict[str, bytes], dic
             detail = f"{length_s:.1f} s exceed longest_s={config.longest_s:g}; cut it into segments"
             raise MediaError(record.media, "too-long", detail)
         if config.content == "original":
-            suffix = Path(record.media).suffix.lower().lstrip(".") or "bin"
+            suffix = Path(record.media).suffix.lower().lstrip(".")[:20] or "bin"
             extra = {"start_s": record.start_s, "end_s": end_s, "original": suffix}
             return {suffix: Path(path).read_bytes()}, extra
         plan = DecodePlan(
             num_frames=max(1, round(length_s * config.fps)),
             short_side_px=config.short_side_px,
             sample_rate_hz=_rate_hz(info, config),
+            backend=config.backend,
         )
         segment = decode_segment(path, plan, start_s=record.start_s, end_s=record.end_s)
     return _compressed(segment, config)

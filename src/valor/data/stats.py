@@ -5,10 +5,12 @@ Entry point: `statistics`.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from valor.data.manifest import Record, TaggedText
+from valor.data.rows import opened
 from valor.data.validate import Examined, examine_files
 
 _WORD = re.compile(r"[\w']+")
@@ -117,21 +119,45 @@ def audio_concept_density(captions: Iterable[TaggedText], concepts: Iterable[str
         concepts: Words or phrases; only these forms of them are found.
 
     Returns:
-        Concepts over words of all captions together, or None without a word. At each word the
-        longest concept that begins there counts once, and the search goes on after it.
+        Concepts, as `num_concepts` finds them, over words of all captions together, or None
+        without a word.
 
     Source:
         VALOR 3.2, audio concept density; the paper counts 759 concepts of the AudioSet ontology.
     """
-    known = {tuple(words(concept)) for concept in concepts} - {()}
-    longest = max(map(len, known), default=0)
-    num_concepts = num_words = 0
-    for caption in captions:
-        said, at = words(caption.text), 0
-        num_words += len(said)
-        while at < len(said):
-            sizes = range(min(longest, len(said) - at), 0, -1)
-            size = next((size for size in sizes if tuple(said[at : at + size]) in known), 0)
-            num_concepts += size > 0
-            at += max(size, 1)
-    return num_concepts / num_words if num_words else None
+    known = concept_words(concepts)
+    said = [words(caption.text) for caption in captions]
+    num_words = sum(map(len, said))
+    return sum(num_concepts(text, known) for text in said) / num_words if num_words else None
+
+
+def read_concepts(path: Path) -> list[str]:
+    """The audio concepts of a text file, one per line."""
+    with opened(path) as lines:
+        return [line.strip() for line in lines]
+
+
+def concept_words(concepts: Iterable[str]) -> frozenset[tuple[str, ...]]:
+    """The words of each concept; blank ones are left out."""
+    return frozenset(tuple(words(concept)) for concept in concepts) - {()}
+
+
+def num_concepts(said: Sequence[str], concepts: Collection[tuple[str, ...]]) -> int:
+    """How often the words of a text name a concept.
+
+    Args:
+        said: The words, as `words` cuts them.
+        concepts: The words of each concept.
+
+    Returns:
+        A count: at each word the longest concept that begins there counts once, and the search
+        goes on after it.
+    """
+    longest = max(map(len, concepts), default=0)
+    num = at = 0
+    while at < len(said):
+        sizes = range(min(longest, len(said) - at), 0, -1)
+        size = next((size for size in sizes if tuple(said[at : at + size]) in concepts), 0)
+        num += size > 0
+        at += max(size, 1)
+    return num

@@ -3,6 +3,8 @@
 Addresses are read through fsspec, which needs the package of the place: s3fs, gcsfs.
 """
 
+import fcntl
+import io
 import os
 import shutil
 import tempfile
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from valor.errors import DependencyError, MediaError
+from valor.errors import DependencyError, MediaError, ValorError
 
 
 def is_remote(path: str) -> bool:
@@ -42,7 +44,7 @@ def local_copy(path: str) -> Iterator[str]:
             with filesystem.open(name, "rb") as source:
                 shutil.copyfileobj(source, copy)
         except FileNotFoundError:
-            raise MediaError(path, "missing", "no such object; correct the address") from None
+            raise _missing(path) from None
         except OSError as error:
             raise MediaError(path, "unreadable", f"cannot be fetched ({error})") from None
         copy.flush()
@@ -58,12 +60,64 @@ def temporary_file(content: bytes, suffix: str) -> Iterator[str]:
         yield file.name
 
 
-def read_text(path: str) -> str:
-    """The text of a file, wherever it lies; `FileNotFoundError` if there is none."""
+def write_whole(path: Path, text: str) -> None:
+    """Write all of a local file or nothing, also if others write the same."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[io.BufferedRandom]:
+    """Open a local file for reading and writing that nobody else writes; made if needed.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The open file, at its start.
+
+    Raises:
+        ValorError: If another process has it open in this way.
+    """
+    path.touch()
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValorError(f"{path}: another process writes it; wait for its end") from None
+        yield file
+
+
+def check(address: str) -> None:
+    """Ask whether an object is there, without fetching it.
+
+    Args:
+        address: Such as s3://bucket/file.mp4.
+
+    Raises:
+        MediaError: If it is `missing`, or `unreadable` for whatever reason the place has.
+        DependencyError: If the package for such addresses is not installed.
+    """
+    filesystem, name = _filesystem(address)
+    try:
+        filesystem.info(name)
+    except FileNotFoundError:
+        raise _missing(address) from None
+    except Exception as error:  # Each place has its own errors for what it does not give.
+        raise MediaError(address, "unreadable", f"cannot be asked for ({error})") from None
+
+
+def _missing(address: str) -> MediaError:
+    return MediaError(address, "missing", "no such object; correct the address")
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file, wherever it lies; `FileNotFoundError` if there is none."""
     if not is_remote(path):
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes()
     filesystem, name = _filesystem(path)
-    return filesystem.cat_file(name).decode()
+    return filesystem.cat_file(name)
 
 
 def read_ranges(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -82,7 +136,9 @@ def read_ranges(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         ends = [offset + size for offset, size in ranges]
         return filesystem.cat_ranges([name] * len(ranges), starts, ends, on_error="raise")
     with Path(path).open("rb") as file:
-        return [os.pread(file.fileno(), size, offset) for offset, size in ranges]
+        length = os.fstat(file.fileno()).st_size
+        cut = [(min(offset, length), size) for offset, size in ranges]
+        return [os.pread(file.fileno(), min(size, length - at), at) for at, size in cut]
 
 
 def _filesystem(path: str) -> tuple[Any, str]:

@@ -4,26 +4,41 @@ Entry point: `validate`. Media are opened or read by other processes, so that a 
 cannot survive is one more line of the report.
 """
 
+import faulthandler
 import os
+import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import av
-import numpy as np
 from av.audio.frame import AudioFrame
 from av.error import FFmpegError
 
 from valor.data.manifest import Record, manifest_file, manifest_lines, parse_record
+from valor.data.storage import check, is_remote
 from valor.errors import ManifestError, MediaError, ValorError
-from valor.media.audio import SILENCE_PEAK
-from valor.media.container import open_container, packets, playable_streams
+from valor.media.audio import is_silent, samples_of
+from valor.media.container import (
+    TIME_LIMIT_S,
+    open_container,
+    packets,
+    playable_streams,
+    time_limit,
+)
 from valor.media.probe import MediaInfo, probe
 
 Depth = Literal["presence", "probe", "decode"]
@@ -33,9 +48,12 @@ _CUT_OFF_S = 1.0
 """A recording that ends this much before it should is reported."""
 _STATES_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv", "wav", "flac")
 """Formats whose header says how long the file should be; of others FFmpeg guesses."""
-_SCALES = {"uint8": (128, 128), "int16": (0, 2**15), "int32": (0, 2**31), "int64": (0, 2**63)}
-"""Silence and full scale of samples that are no floating-point numbers."""
 _QUEUED_PER_WORKER = 4
+_REMOTE_WORKERS = 32
+"""Threads that ask for objects elsewhere; each waits most of the time."""
+_LIMITS_S: dict[Depth, float] = {"probe": TIME_LIMIT_S, "decode": 1800.0}
+_HANGING = 2
+"""A process that works on a file for this many time limits hangs; it is ended."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,7 +69,8 @@ class Report:
     """A line each, beginning with file and line."""
     findings: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Media files by what is to be known of them: the reason of a `MediaError`, such as `missing`
-    or `unreadable`, each of them an error too; `repeated`, of which two records have the same
+    or `unreadable`, each of them an error too; `remote`, of addresses such as s3://, of which
+    no more is known than that they are there; `repeated`, of which two records have the same
     stretch; `image`; `no-audio`, of files with pictures that
     are no image; `silent`, only with decode; `no-picture`; `truncated`, of files that hold less
     than they say; `damaged`, of files with packets that cannot be decoded, only with decode; and
@@ -86,14 +105,19 @@ def validate(
     *,
     depth: Depth = "presence",
     workers: int | None = None,
+    time_limit_s: float | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Report:
     """Check a manifest and its media.
+
+    Media elsewhere are not fetched: beyond presence they are asked for, and that is all.
 
     Args:
         path: A JSONL file, or the folder that holds `manifest.jsonl`.
         depth: How closely to look at the media.
         workers: Processes that read media; all processors by default.
+        time_limit_s: A file that takes longer is `too_slow`; by default two minutes for a probe,
+            and half an hour to be decoded.
         progress: Told the stage and how many of how many media files are done.
 
     Returns:
@@ -101,6 +125,7 @@ def validate(
 
     Raises:
         ManifestError: If there is no manifest.
+        DependencyError: If the package for an address is not installed.
     """
     file = manifest_file(path)
     report = Report(manifest=str(file))
@@ -109,20 +134,27 @@ def validate(
     report.num_files = len(uses)
     present = []
     for media, use in uses.items():
-        if Path(media).is_file():
+        if is_remote(media):
+            findings["remote"].append(media)
+        elif Path(media).is_file():
             present.append(media)
         else:
             findings["missing"].append(media)
             report.errors.append(f"{use.where}: media: missing: {media}: no such file")
     if depth != "presence":
-        look = partial(examine, decode=depth == "decode")
-        results = examine_files(present, look, workers=workers)
+        limit_s = time_limit_s or _LIMITS_S[depth]
+        look = partial(examine, decode=depth == "decode", time_limit_s=limit_s)
+        results = chain(
+            _asked_for(findings["remote"]),
+            examine_files(present, look, workers=workers, time_limit_s=limit_s),
+        )
+        total = len(present) + len(findings["remote"])
         for done, (media, result) in enumerate(results, start=1):
             for finding in _judge(uses[media], result, report.errors):
                 findings[finding].append(media)
-            progress(depth, done, len(present))
+            progress(depth, done, total)
     report.errors.sort(key=lambda error: int(error[len(f"{file}:") :].partition(":")[0]))
-    report.findings = {reason: sorted(findings[reason]) for reason in sorted(findings)}
+    report.findings = {reason: sorted(found) for reason, found in sorted(findings.items()) if found}
     return report
 
 
@@ -157,8 +189,24 @@ def _note(use: _Use, record: Record, where: str) -> None:
         use.starts.append((where, record.start_s))
 
 
-def _judge(use: _Use, result: Examined | MediaError, errors: list[str]) -> Iterator[str]:
+def _asked_for(addresses: Sequence[str]) -> Iterator[tuple[str, MediaError | None]]:
+    """What is wrong with each address, if anything is."""
+
+    def ask(address: str) -> MediaError | None:
+        try:
+            check(address)
+        except MediaError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(_REMOTE_WORKERS) as pool:
+        yield from zip(addresses, pool.map(ask, addresses), strict=True)
+
+
+def _judge(use: _Use, result: Examined | MediaError | None, errors: list[str]) -> Iterator[str]:
     """What is to be reported of a file; errors go to the list."""
+    if result is None:
+        return
     if isinstance(result, MediaError):
         errors.append(f"{use.where}: media: {result.reason}: {result}")
         yield result.reason
@@ -182,15 +230,19 @@ def _judge(use: _Use, result: Examined | MediaError, errors: list[str]) -> Itera
     yield from (name for name, is_so in findings.items() if is_so)
 
 
-def examine(path: str, *, decode: bool = False) -> Examined | MediaError:
+def examine(
+    path: str, *, decode: bool = False, time_limit_s: float = TIME_LIMIT_S
+) -> Examined | MediaError:
     """Open a media file, or read all of it; whatever is wrong with it is returned."""
     try:
-        info = probe(path)
-        with open_container(path) as container:
-            says = container.format.name in _STATES_LENGTH and container.duration is not None
-            claimed_s = container.duration / av.time_base if says and container.duration else None
-        examined = Examined(info, claimed_s)
-        return _read_through(examined) if decode else examined
+        with time_limit(time_limit_s):
+            info = probe(path)
+            with open_container(path) as container:
+                states = container.format.name in _STATES_LENGTH
+                length = container.duration if states else None
+            claimed_s = length / av.time_base if length else None
+            examined = Examined(info, claimed_s)
+            return _read_through(examined) if decode else examined
     except MediaError as error:
         return error
     except Exception as error:  # Whatever a file does to a decoder is that file's line.
@@ -212,16 +264,9 @@ def _read_through(examined: Examined) -> Examined:
                 continue
             is_damaged = is_damaged or any(frame.is_corrupt for frame in frames)
             sounds = (frame for frame in frames if isinstance(frame, AudioFrame))
-            is_heard = is_heard or any(_peak(sound) > SILENCE_PEAK for sound in sounds)
-    is_silent = examined.info.has_audio and not is_heard
-    return replace(examined, is_silent=is_silent, is_damaged=is_damaged)
-
-
-def _peak(sound: AudioFrame) -> float:
-    """The loudest sample, 1 being full scale."""
-    samples: np.ndarray[Any, Any] = sound.to_ndarray()
-    middle, full = _SCALES.get(samples.dtype.name, (0, 1))
-    return np.nan_to_num(np.abs(samples - float(middle))).max(initial=0.0) / full
+            is_heard = is_heard or any(not is_silent(samples_of(sound)) for sound in sounds)
+    silence = examined.info.has_audio and not is_heard
+    return replace(examined, is_silent=silence, is_damaged=is_damaged)
 
 
 def examine_files(
@@ -229,6 +274,7 @@ def examine_files(
     look: Callable[[str], Examined | MediaError] = examine,
     *,
     workers: int | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> Iterator[tuple[str, Examined | MediaError]]:
     """Examine files in other processes.
 
@@ -236,9 +282,11 @@ def examine_files(
         paths: Media files.
         look: What is done with each, `examine` or a part of it.
         workers: Processes; all processors by default.
+        time_limit_s: How long `look` takes at most.
 
     Yields:
-        Path and result, as they are finished. A file that kills its process is `crashed`.
+        Path and result, as they are finished. A file that kills its process is `crashed`; one that
+        holds it for much longer than the limit, as within a single packet, is `too_slow`.
 
     Raises:
         ValorError: If there are no workers.
@@ -246,6 +294,7 @@ def examine_files(
     if workers is not None and workers < 1:
         raise ValorError(f"workers={workers}, wanted at least 1")
     waiting, workers = deque(paths), workers or os.cpu_count() or 1
+    look = partial(_watched, look, _HANGING * time_limit_s)
     while waiting:
         running: dict[Future[Examined | MediaError], str] = {}
         with _pool(min(workers, len(waiting))) as pool:
@@ -261,14 +310,32 @@ def examine_files(
             except BrokenProcessPool:
                 pass
         for path in running.values():
-            yield path, _alone(path, look)
+            yield path, _alone(path, look, _HANGING * time_limit_s)
 
 
-def _alone(path: str, look: Callable[[str], Examined | MediaError]) -> Examined | MediaError:
+def _watched(
+    look: Callable[[str], Examined | MediaError], limit_s: float, path: str
+) -> Examined | MediaError:
+    """Look at a file; ends this process if that takes too long, wherever it is held."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)
+        try:
+            return look(path)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _alone(
+    path: str, look: Callable[[str], Examined | MediaError], limit_s: float
+) -> Examined | MediaError:
+    begin_s = time.monotonic()
     with _pool(1) as pool:
         try:
             return pool.submit(look, path).result()
         except BrokenProcessPool:
+            if time.monotonic() - begin_s >= limit_s:
+                detail = f"holds its decoder for more than {limit_s:g} s; remove the file"
+                return MediaError(path, "too_slow", detail)
             return MediaError(path, "crashed", "the process that reads it dies; remove the file")
 
 

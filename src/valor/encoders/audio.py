@@ -32,6 +32,8 @@ class AstConfig:
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
+        if min(self.patch_mels, self.patch_hops) < 1:
+            raise ValueError(f"patches of {self.patch_mels} mels by {self.patch_hops} hops")
         if self.num_mels % self.patch_mels:
             raise ValueError(f"num_mels={self.num_mels}, not in patches of {self.patch_mels}")
         if self.hops_per_window % self.patch_hops:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -41,13 +42,41 @@ def linear(
     gelu: bool = False,
 ) -> Float[Tensor, "*rows out"]:
     """Multiply by a matrix, and apply GELU if asked to, by whichever kernel is fastest here."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
         # torch's default product on x86 reaches a third to 95 % of oneDNN's rate, the less the
-        # fewer rows there are (`benchmarks/bench_generate.py`); oneDNN's has no gradient.
-        after = ("gelu", [], "none") if gelu else ("none", [], "")
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)
+        # fewer rows there are (`benchmarks/bench_generate.py`, `benchmarks/bench_step.py`).
+        if not torch.is_grad_enabled():
+            return _one_dnn(x, weight, bias, gelu=gelu)
+        if not torch.compiler.is_compiling():
+            product = _Product.apply(x, weight, bias)
+            return F.gelu(product) if gelu else product
     product = F.linear(x, weight, bias)
     return F.gelu(product) if gelu else product
+
+
+def _one_dnn(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
+    after = ("gelu", [], "none") if gelu else ("none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)
+
+
+class _Product(torch.autograd.Function):
+    """oneDNN's product with the gradient that it lacks, by oneDNN too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _one_dnn(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        x, weight = ctx.saved_tensors
+        by_row, needed = gradient.reshape(-1, gradient.shape[-1]), ctx.needs_input_grad
+        return (
+            _one_dnn(gradient, weight.t(), None) if needed[0] else None,
+            _one_dnn(by_row.t(), x.reshape(-1, x.shape[-1]).t(), None) if needed[1] else None,
+            by_row.sum(dim=0) if needed[2] else None,
+        )
 
 
 def packed(weight: Float[Tensor, "out dim"]) -> Tensor:
@@ -73,15 +102,20 @@ class Linear(nn.Linear):
             destination[f"{prefix}weight"] = self.weight.to_dense()
 
 
+_FUSED_FROM = 64
+"""Tokens from which on the fused kernel pays in float32 training on a CPU."""
+
+
 def attend(
     query: Float[Tensor, "batch heads length head_dim"],
     source: KeyValue,
     allowed: Bool[Tensor, "#batch 1 #length tokens"] | None,
 ) -> Float[Tensor, "batch heads length head_dim"]:
     """Scaled dot-product attention, by whichever kernel is fastest here."""
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        # torch 2.13's fused kernel takes 1.7 to 8 times as long as plain products in this case
-        # (`benchmarks/bench_attention.py`).
+    short = source.key.shape[2] < _FUSED_FROM and torch.is_grad_enabled()
+    if query.device.type == "cpu" and (query.dtype == torch.bfloat16 or short):
+        # torch 2.13's fused kernel and its gradient take 1.1 to 8 times as long as plain products
+        # in these cases (`benchmarks/bench_attention.py`).
         scores = (query * query.shape[-1] ** -0.5) @ source.key.transpose(-1, -2)
         if allowed is not None:
             scores = scores.masked_fill(~allowed, -1e9)

@@ -13,10 +13,11 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from valor.config import configclass
 from valor.encoders.layers import Attention, FeedForward, KeyValue, check_heads
-from valor.types import AUDIOVISUAL, Modality, TextBatch, Tokens
+from valor.types import AUDIOVISUAL, Groups, Modality, TextBatch, Tokens, as_groups, union
 
 CrossAttentionKind = Literal["concatenated", "parallel", "vision_audio", "audio_vision", "none"]
 
@@ -63,10 +64,10 @@ class Seen:
     """What one cross-attention sees of the memory."""
 
     source: KeyValue
-    allowed: Bool[Tensor, "batch 1 1 tokens"] | None
-    """None if there is nothing to hide."""
-    present: Bool[Tensor, " batch"] | None
-    """False for rows that have none of it; None if all have."""
+    allowed: Bool[Tensor, "batch #texts tokens"] | None
+    """Of each row's texts; None if there is nothing to hide."""
+    present: Bool[Tensor, "batch #texts"] | None
+    """False for texts whose row has none of it; None if all have."""
 
 
 @dataclass(slots=True)
@@ -101,17 +102,29 @@ class Memory:
             valid=torch.cat([part.valid for part in parts], dim=1),
         )
 
-    def seen_from(self, group: Modality) -> list[dict[str, Seen]]:
-        """What each layer's cross-attentions see of a group."""
+    def valid_for(self, groups: Groups) -> Bool[Tensor, "batch groups tokens"]:
+        """True where a group sees a token, of those that any of the groups sees."""
+        several = as_groups(groups)
+        parts = [
+            tokens.valid[:, None] & tokens.valid.new_tensor([[modality in g] for g in several])
+            for modality, tokens in self.tokens.items()
+            if modality in union(several)
+        ]
+        return torch.cat(parts, dim=2)
+
+    def seen_from(self, groups: Groups) -> list[dict[str, Seen]]:
+        """What each layer sees for a group, or for that of each of a row's texts."""
         views: dict[str, tuple[slice, Tensor | None, Tensor | None]] = {}
         for name, modalities in self.sources.items():
-            if any(m in self.tokens for m in modalities & group):
-                valid = self.select(modalities & group).valid
+            seen = [modalities & group for group in as_groups(groups)]
+            if any(m in self.tokens for m in union(seen)):
+                valid = self.valid_for(seen)
                 whole = bool(valid.all())
+                present = valid.any(dim=2)
                 views[name] = (
-                    self._stretch(modalities, group),
-                    None if whole else (valid | ~valid.any(1, keepdim=True))[:, None, None],
-                    None if whole else valid.any(dim=1),
+                    self._stretch(modalities, union(seen)),
+                    None if whole else valid | ~present[..., None],
+                    None if whole else present,
                 )
         return [
             {
@@ -176,8 +189,11 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "rows length dim"]:
         """Look at the memory; the rows of `x` are `[batch, copies]` and copies share a memory."""
         batch = len(seen.source.key)
-        queries = x.view(batch, -1, x.shape[-1])
-        attended = self.attention(queries, seen.source, allowed=seen.allowed)
+        queries, allowed = x.view(batch, -1, x.shape[-1]), seen.allowed
+        if allowed is not None:
+            copies = 1 if allowed.shape[1] == 1 else queries.shape[1] // allowed.shape[1]
+            allowed = allowed.repeat_interleave(copies, dim=1)[:, None]
+        attended = self.attention(queries, seen.source, allowed=allowed)
         return self.norm(x + self.dropout(attended.view(x.shape)))
 
 
@@ -236,7 +252,8 @@ class BertLayer(nn.Module):
             if name in seen:
                 looked, present = attention(x, seen[name]), seen[name].present
                 if present is not None:
-                    there = present.repeat_interleave(len(x) // len(present))[:, None, None]
+                    copies = len(x) // present.numel()
+                    there = present.flatten().repeat_interleave(copies)[:, None, None]
                     looked = torch.where(there, looked, 0.0 if self.adds else x)
                 results.append(looked)
                 x = x if self.adds else looked
@@ -395,6 +412,20 @@ def with_prompt(prompt: Sequence[int], texts: TextBatch) -> TextBatch:
         return texts
     ids = texts.token_ids.new_tensor(prompt).expand(len(texts.token_ids), -1)
     return join_texts(TextBatch(token_ids=ids, valid=torch.ones_like(ids, dtype=torch.bool)), texts)
+
+
+def interleave(texts: Sequence[TextBatch]) -> TextBatch:
+    """Put the texts of each row next to each other, so that rows are `[row, text]`."""
+    length = max(text.token_ids.shape[1] for text in texts)
+
+    def together(parts: Sequence[Tensor]) -> Tensor:
+        padded = [F.pad(part, (0, length - part.shape[1])) for part in parts]
+        return torch.stack(padded, dim=1).flatten(0, 1)
+
+    return TextBatch(
+        token_ids=together([text.token_ids for text in texts]),
+        valid=together([text.valid for text in texts]),
+    )
 
 
 def join_texts(first: TextBatch, second: TextBatch) -> TextBatch:

@@ -52,6 +52,10 @@ _PIECE_SAMPLES = 8192
 """Taking a piece out of the resampler costs more than resampling a frame: few large ones."""
 
 
+_SCALES = {"uint8": (128, 128), "int16": (0, 2**15), "int32": (0, 2**31), "int64": (0, 2**63)}
+"""Silence and full scale of samples that are no floating-point numbers."""
+
+
 class _SeekMissedError(Exception):
     """After a seek the sound starts too late."""
 
@@ -93,7 +97,16 @@ def decode_waveform(
                 return waveform.filled_from(_frames(fresh))
 
 
-def is_silent(waveform: Float[np.ndarray, " samples"]) -> bool:
+def samples_of(frame: AudioFrame) -> Float[np.ndarray, "channels samples"]:
+    """Samples of a decoded frame in [-1, 1] at its own rate; NaN and infinite ones count as 0."""
+    samples = frame.to_ndarray()
+    middle, full = _SCALES.get(samples.dtype.name, (0, 1))
+    if frame.format.is_packed:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    return np.nan_to_num((samples - float(middle)) / full, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def is_silent(waveform: Float[np.ndarray, "*samples"]) -> bool:
     """True for digital silence: no sample louder than `SILENCE_PEAK`."""
     return not np.any(np.abs(waveform) > SILENCE_PEAK)
 

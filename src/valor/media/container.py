@@ -77,12 +77,17 @@ def time_limit(limit_s: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
-def _remaining_s(path: str) -> float:
+def remaining_s(path: str) -> float:
     """Seconds until the time limit; raises `MediaError` when there are none."""
     left_s = _deadline.get()[0] - time.monotonic()
     if left_s <= 0:
         raise _too_slow(path)
     return left_s
+
+
+def is_out_of_time() -> bool:
+    """True when the time limit is over."""
+    return time.monotonic() >= _deadline.get()[0]
 
 
 def _too_slow(path: str) -> MediaError:
@@ -127,7 +132,7 @@ def _open(path: str, *, with_pictures: bool) -> InputContainer:
             )
         if file.stat().st_size == 0:
             raise MediaError(path, "empty", "0 bytes; copy or download the file again")
-        left_s = _remaining_s(path)
+        left_s = remaining_s(path)
         # The explicit protocol keeps a colon in a file's name from being read as an address.
         return av.open(
             f"file:{path}",
@@ -249,7 +254,7 @@ def packets(
     path = file_path(container)
     try:
         for packet in container.demux(streams):
-            _remaining_s(path)
+            remaining_s(path)
             yield packet
     except ExitError:
         raise _too_slow(path) from None

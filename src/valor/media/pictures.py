@@ -1,7 +1,8 @@
 """From a decoded frame to an upright RGB array with square pixels, in the asked size."""
 
 import math
-from typing import cast
+from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from av.filter import Graph
@@ -10,12 +11,19 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
+from PIL import Image
+
+from valor.errors import MediaError
+from valor.media.container import MAX_PIXELS
 
 MAX_ASPECT = 8
 """A picture longer than this many short sides is squeezed to it, so that its memory is bounded."""
 
 _PIXEL_ASPECTS = (0.1, 10.0)
 """Outside of these a header is broken; no lens does that."""
+
+_PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""Without those that other programs read for Pillow, such as EPS."""
 
 _SIDE_DATA_KINDS = 64
 """FFmpeg 8 has 32; some room for more."""
@@ -73,6 +81,42 @@ def _known_to_pyav(frame: VideoFrame) -> VideoFrame:
     return cast(VideoFrame, graph.pull())
 
 
+def read_picture(
+    source: str | Path | IO[bytes],
+    mode: str | None = None,
+    *,
+    formats: tuple[str, ...] = _PICTURE_FORMATS,
+) -> UInt8[np.ndarray, "..."]:
+    """Read a stored picture as it is, where FFmpeg's conversions would change its values.
+
+    Args:
+        source: A file, or its open content.
+        mode: Pillow's name of the wanted channels; None keeps palette indexes and gray values.
+        formats: What the content may be, whatever its name says.
+
+    Returns:
+        Height, width and, if there is more than one, channels.
+
+    Raises:
+        MediaError: If it is `unreadable`, or `too_large`.
+    """
+    name = str(getattr(source, "name", "picture")) if hasattr(source, "read") else str(source)
+    try:
+        with Image.open(source, formats=formats) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                size = f"{picture.width} by {picture.height}"
+                detail = f"{size} pixels, more than {MAX_PIXELS}; is it damaged?"
+                raise MediaError(name, "too_large", detail)
+            return np.asarray(picture.convert(mode) if mode else picture)
+    except MediaError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaError(name, "too_large", str(error)) from None
+    except Exception as error:  # Pillow raises whatever its decoders run into.
+        detail = f"cannot be read as a picture ({error})"
+        raise MediaError(name, "unreadable", detail) from None
+
+
 class Converter:
     """Turns decoded frames into RGB arrays that all have the size of the first one.
 
@@ -97,7 +141,7 @@ class Converter:
 
     def _convert(self, frame: VideoFrame) -> np.ndarray:
         if self._size is None:
-            self._size = _scaled(stored_size(frame, self._stream), self._short_side_px)
+            self._size = scaled_size(stored_size(frame, self._stream), self._short_side_px)
             self._orientation = orientation(frame)
         width, height = self._size
         kernel = Interpolation.AREA if width < frame.width else Interpolation.BICUBIC
@@ -113,7 +157,8 @@ class Converter:
         return np.rot90(rgb[:, ::-1] if is_mirrored else rgb, turns)
 
 
-def _scaled(size: tuple[int, int], short_side_px: int | None) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], short_side_px: int | None) -> tuple[int, int]:
+    """Width and height of a picture after its shorter side was scaled; None keeps the size."""
     if short_side_px is None:
         return size
     scale = short_side_px / min(size)

@@ -24,7 +24,7 @@ from valor.media.container import (
 )
 from valor.media.isolation import isolated
 from valor.media.probe import duration_s
-from valor.media.video import read_frames
+from valor.media.video import Backend, read_frames
 from valor.types import Segment
 
 _ROUNDING = 1e-6
@@ -47,6 +47,8 @@ class DecodePlan:
     """Rate of the waveform."""
     keyframes_only: bool = False
     """Take the nearest keyframes, many times faster where they are some seconds apart."""
+    backend: Backend = "pyav"
+    """Who decodes the pictures."""
     time_limit_s: float = TIME_LIMIT_S
     """A segment that takes longer is given up as `too_slow`."""
 
@@ -152,6 +154,7 @@ def _decode_segment(
                     times_s,
                     short_side_px=plan.short_side_px,
                     keyframes_only=plan.keyframes_only,
+                    backend=plan.backend,
                 )
             except (MediaError, FFmpegError) as error:
                 if not has_audio or not _is_undecodable(error):

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from av.container import InputContainer
@@ -18,6 +19,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
 from valor.errors import MediaError
+from valor.media.accelerated import accelerated_frames
 from valor.media.container import (
     TIME_LIMIT_S,
     decoded,
@@ -57,6 +59,9 @@ _SEEK_LEAD_S = {
 The transport stream knows no keyframes: it goes to any packet, and decoding waits for the next.
 """
 
+Backend = Literal["pyav", "torchcodec"]
+"""Who decodes pictures: torchcodec (extra `fast`) does it on a CUDA device where there is one."""
+
 _Way = Callable[[InputContainer, VideoStream, np.ndarray], Iterator[VideoFrame]]
 """Finds a frame for each of the ascending times, which are the container's."""
 
@@ -66,7 +71,11 @@ class _MissedError(Exception):
 
 
 def decode_frames(
-    path: str | Path, times_s: Sequence[float] | np.ndarray, *, short_side_px: int | None = None
+    path: str | Path,
+    times_s: Sequence[float] | np.ndarray,
+    *,
+    short_side_px: int | None = None,
+    backend: Backend = "pyav",
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, " frames"]]:
     """For each time, the frame that is displayed then.
 
@@ -76,6 +85,7 @@ def decode_frames(
             the first one is meant, after the last frame the last one.
         short_side_px: Scale the shorter side to this; None keeps the size. The longer side follows,
             up to `MAX_ASPECT` times as long.
+        backend: Who decodes.
 
     Returns:
         RGB frames in the order of `times_s`, and the seconds at which each of them appears.
@@ -84,7 +94,7 @@ def decode_frames(
         MediaError: If the file cannot be opened, or no picture of it can be decoded.
     """
     with time_limit(TIME_LIMIT_S), open_container(path) as container:
-        return read_frames(container, times_s, short_side_px=short_side_px)
+        return read_frames(container, times_s, short_side_px=short_side_px, backend=backend)
 
 
 def read_frames(
@@ -93,6 +103,7 @@ def read_frames(
     *,
     short_side_px: int | None = None,
     keyframes_only: bool = False,
+    backend: Backend = "pyav",
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, " frames"]]:
     """Do the same as `decode_frames` with a container that was just opened.
 
@@ -102,6 +113,8 @@ def read_frames(
         short_side_px: As for `decode_frames`.
         keyframes_only: True takes the nearest keyframe that is not after the last of the times, and
             decodes no other frame. A file whose keyframes cannot be read alone is read in full.
+        backend: Who decodes; torchcodec leaves keyframes, and files that it might read otherwise,
+            to PyAV.
 
     Returns:
         RGB frames in the order of `times_s`, and the seconds at which each of them appears.
@@ -109,6 +122,11 @@ def read_frames(
     Raises:
         MediaError: If no picture can be decoded.
     """
+    stream = video_stream(container)
+    if backend == "torchcodec" and stream is not None and not keyframes_only:
+        found = accelerated_frames(container, stream, times_s, short_side_px)
+        if found is not None:
+            return found
     ways: list[_Way] = [partial(_displayed, in_full=False), partial(_displayed, in_full=True)]
     if keyframes_only:
         ways.insert(0, _keyframes)

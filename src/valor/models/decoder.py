@@ -26,7 +26,7 @@ from valor.encoders.text import (
     prefix_causal_mask,
     with_prompt,
 )
-from valor.types import EncoderOutput, Modality, TextBatch, Tokens
+from valor.types import EncoderOutput, Groups, TextBatch, Tokens, as_groups, union
 
 
 class MemoryProjection(nn.Module):
@@ -78,9 +78,9 @@ class Predictor(Protocol):
         ...
 
     def read(
-        self, prompt: TextBatch, texts: TextBatch, memory: Memory, group: Modality
+        self, prompt: TextBatch, texts: TextBatch, memory: Memory, groups: Groups
     ) -> Float[Tensor, "rows length dim"]:
-        """Hidden vectors of texts behind a prompt."""
+        """Hidden vectors of texts behind a prompt; of each row of the memory and each group."""
         ...
 
     def word_logits(self, hidden: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows vocab"]:
@@ -127,17 +127,17 @@ class Decoder(nn.Module):
         self,
         text: TextBatch,
         memory: Memory,
-        group: Modality,
+        groups: Groups,
         *,
         num_prefix: int = 0,
         cache: TextCache | None = None,
     ) -> Float[Tensor, "rows length dim"]:
-        """Run all layers over whole texts, one per row of the memory.
+        """Run all layers over whole texts.
 
         Args:
-            text: Prompt and text.
+            text: Prompt and text, of each row of the memory and each of the groups.
             memory: What to look at.
-            group: The part of the memory to look at.
+            groups: The part of the memory to look at, or that of each of a row's texts.
             num_prefix: This many first tokens are a prompt that is seen in both directions.
             cache: Filled with the keys and values of everything that was run.
 
@@ -146,36 +146,38 @@ class Decoder(nn.Module):
         """
         positions = count_positions(text.valid, num_prefix)
         x = self.text.embed(text.token_ids, positions, num_prefix=num_prefix)
-        x, valid, num_media = self._behind_media(x, text.valid, memory, group)
+        x, valid, num_media = self._behind_media(x, text.valid, memory, groups)
         if cache:
             cache.valid[:, : x.shape[1]] = valid
         allowed = prefix_causal_mask(valid, num_media + num_prefix)
-        return self.text.run(x, allowed, seen=memory.seen_from(group), cache=cache)[:, num_media:]
+        return self.text.run(x, allowed, seen=memory.seen_from(groups), cache=cache)[:, num_media:]
 
     def _behind_media(
-        self, x: Tensor, valid: Tensor, memory: Memory, group: Modality
+        self, x: Tensor, valid: Tensor, memory: Memory, groups: Groups
     ) -> tuple[Tensor, Tensor, int]:
         """With merged attention, put the media tokens before the text."""
         if memory.sources:
             return x, valid, 0
-        media = memory.select(group)
-        x = torch.cat([media.features.to(x.dtype), x], dim=1)
-        return x, torch.cat([media.valid, valid], dim=1), media.valid.shape[1]
+        several = as_groups(groups)
+        media = memory.select(union(several)).features.to(x.dtype)
+        x = torch.cat([media.repeat_interleave(len(several), dim=0), x], dim=1)
+        media_valid = memory.valid_for(several).flatten(0, 1)
+        return x, torch.cat([media_valid, valid], dim=1), media.shape[1]
 
     def read(
-        self, prompt: TextBatch, texts: TextBatch, memory: Memory, group: Modality
+        self, prompt: TextBatch, texts: TextBatch, memory: Memory, groups: Groups
     ) -> Float[Tensor, "rows length dim"]:
         """Hidden vectors of texts behind a prompt, which is seen whole and never sees the text."""
         num_prefix = prompt.token_ids.shape[1]
         whole = join_texts(prompt, texts)
-        return self(whole, memory, group, num_prefix=num_prefix)[:, num_prefix:]
+        return self(whole, memory, groups, num_prefix=num_prefix)[:, num_prefix:]
 
     def read_fully_masked(
         self,
         prompt: TextBatch,
         texts: TextBatch,
         memory: Memory,
-        group: Modality,
+        groups: Groups,
         *,
         mask_id: int,
     ) -> Float[Tensor, "rows length dim"]:
@@ -185,7 +187,7 @@ class Decoder(nn.Module):
             prompt: May be empty.
             texts: As they are.
             memory: What to look at.
-            group: The part of the memory to look at.
+            groups: The part of the memory to look at, or that of each of a row's texts.
             mask_id: Token id of [MASK].
 
         Returns:
@@ -200,9 +202,9 @@ class Decoder(nn.Module):
         ids = torch.cat([whole.token_ids, torch.full_like(texts.token_ids, mask_id)], dim=1)
         positions = torch.cat([positions, positions[:, num_prefix:] + 1], dim=1)
         x = self.text.embed(ids, positions, num_prefix=num_prefix)
-        x, valid, num_media = self._behind_media(x, whole.valid, memory, group)
+        x, valid, num_media = self._behind_media(x, whole.valid, memory, groups)
         allowed = fully_masked_mask(valid, num_media + num_prefix)
-        hidden = self.text.run(x, allowed, seen=memory.seen_from(group))
+        hidden = self.text.run(x, allowed, seen=memory.seen_from(groups))
         return hidden[:, num_media + whole.token_ids.shape[1] :]
 
     def caption_prompt(self, num_rows: int) -> TextBatch:

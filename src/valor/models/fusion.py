@@ -9,17 +9,22 @@ padded positions can never win the maximum.
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from valor.encoders.layers import linear
 from valor.types import Embeddings, Modality
 
 _NEVER = -1e4
-"""Below any similarity, yet finite, so that a row without tokens makes no NaN in the backward."""
+"""Below any weight's logit, yet finite, so that a row without tokens makes no NaN."""
+_SIDE = 2048
+"""Words and media tokens of a block of similarities on the CPU: their products stay in its cache,
+and take 0.93 of a matrix product's rate with both maxima (`benchmarks/bench_similarity.py`)."""
 
 
 class AlignmentHead(nn.Module):
@@ -134,21 +139,96 @@ def similarity(
             released code does; for comparisons with it only.
 
     Returns:
-        One score per pair. A row without any valid token scores exactly 0 with everything.
+        One score per pair. A row without any valid token scores exactly 0 with everything. Memory
+        holds the products of a block of pairs at a time; gradients compute them again.
 
     Source:
         VALOR equation 1.
     """
-    cosine = torch.einsum("twe,mne->tmwn", text.vectors, media.vectors)
-    word_valid = text.valid[:, None, :, None]
-    token_valid = media.valid[None, :, None, :]
-    padded = _NEVER if padded_words == "excluded" else 0.0
-    best_token = cosine.masked_fill(~token_valid, padded).amax(dim=3)
-    best_word = cosine.masked_fill(~word_valid, padded).amax(dim=2)
-    from_text = torch.einsum("tw,tmw->tm", token_weights(text), best_token)
-    from_media = torch.einsum("mn,tmn->tm", token_weights(media), best_word)
+    scores = _Blockwise.apply(
+        _filled(text, padded_words),
+        token_weights(text),
+        _filled(media, padded_words),
+        token_weights(media),
+    )
     both_present = text.present[:, None] & media.present[None, :]
-    return torch.where(both_present, (from_text + from_media) / 2, 0.0)
+    return torch.where(both_present, scores, 0.0)
+
+
+def _filled(
+    embeddings: Embeddings, padded: Literal["excluded", "zero"]
+) -> Float[Tensor, "batch tokens embed"]:
+    """Vectors with a row's first valid one in the place of padding, which changes no maximum."""
+    vectors, valid = embeddings.vectors, embeddings.valid
+    if bool(valid.all()):
+        return vectors
+    first = vectors[torch.arange(len(vectors), device=vectors.device), valid.long().argmax(dim=1)]
+    return torch.where(valid[..., None], vectors, first[:, None] if padded == "excluded" else 0.0)
+
+
+class _Blockwise(torch.autograd.Function):
+    """Similarities a block of pairs at a time; gradients compute each block again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, words: Tensor, word_weights: Tensor, tokens: Tensor, media_weights: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(words, word_weights, tokens, media_weights)
+        scores = words.new_empty(len(words), len(tokens))
+        columns = [(cut, _by_token(tokens[cut]), media_weights[cut]) for cut in _blocks(tokens)]
+        for row in _blocks(words):
+            here = _by_token(words[row])
+            for column, there, weights in columns:
+                scores[row, column] = _block_scores(here, word_weights[row], there, weights)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore
+        words, word_weights, tokens, media_weights = ctx.saved_tensors
+        inputs = (words, word_weights, tokens, media_weights)
+        totals = tuple(torch.zeros_like(x) for x in inputs)
+        for row in _blocks(words):
+            for column in _blocks(tokens):
+                cuts = (row, row, column, column)
+                with torch.enable_grad():
+                    parts = [
+                        x[cut].detach().requires_grad_()
+                        for x, cut in zip(inputs, cuts, strict=True)
+                    ]
+                    scores = _block_scores(
+                        _by_token(parts[0]), parts[1], _by_token(parts[2]), parts[3]
+                    )
+                found = torch.autograd.grad(scores, parts, gradient[row, column])
+                for total, cut, part in zip(totals, cuts, found, strict=True):
+                    total[cut] += part
+        return totals
+
+
+def _blocks(vectors: Float[Tensor, "batch tokens embed"]) -> list[slice]:
+    """Stretches of rows whose tokens are `_SIDE` at most, or one row's."""
+    side = _SIDE if vectors.device.type == "cpu" else 8 * _SIDE
+    rows = max(1, side // max(1, vectors.shape[1]))
+    return [slice(first, first + rows) for first in range(0, len(vectors), rows)]
+
+
+def _by_token(vectors: Float[Tensor, "batch tokens embed"]) -> Float[Tensor, "tokens batch embed"]:
+    """In the order in which a maximum over tokens runs over whole rows of memory."""
+    return vectors.transpose(0, 1).contiguous()
+
+
+def _block_scores(
+    words: Float[Tensor, "words texts embed"],
+    word_weights: Float[Tensor, "texts words"],
+    tokens: Float[Tensor, "tokens items embed"],
+    media_weights: Float[Tensor, "items tokens"],
+) -> Float[Tensor, "texts items"]:
+    """Similarities of some texts with some items."""
+    cosine = linear(words.flatten(0, 1), tokens.flatten(0, 1), None)
+    cosine = cosine.view(*words.shape[:2], *tokens.shape[:2])
+    from_text = torch.einsum("tw,wtm->tm", word_weights, cosine.amax(dim=2))
+    from_media = torch.einsum("mn,tnm->tm", media_weights, cosine.amax(dim=0))
+    return (from_text + from_media) / 2
 
 
 def late_similarity(

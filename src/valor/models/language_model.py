@@ -24,7 +24,7 @@ from valor.encoders.towers import TowerConfig, TransformersTower
 from valor.errors import ModelError
 from valor.models.generation import Generated, GenerationConfig
 from valor.processing.tokenizer import Tokenizer
-from valor.types import Modality, SpecialIds, TextBatch
+from valor.types import Groups, Modality, SpecialIds, TextBatch, as_groups, union
 
 _SLOT = re.compile(r"<(vision|audio|text)>")
 _NOT_ARCHITECTURE = ("_name_or_path", "dtype", "transformers_version")
@@ -137,7 +137,7 @@ class LanguageDecoder(nn.Module):
         return TextBatch(token_ids=questions.token_ids[:, 1:-1], valid=questions.valid[:, 2:])
 
     def read(
-        self, prompt: TextBatch, texts: TextBatch, memory: Memory, group: Modality
+        self, prompt: TextBatch, texts: TextBatch, memory: Memory, groups: Groups
     ) -> Float[Tensor, "rows length vocab"]:
         """Score the word after every word of the texts.
 
@@ -145,12 +145,12 @@ class LanguageDecoder(nn.Module):
             prompt: Question or request of each row.
             texts: With a start, whose place the prompt's last word takes.
             memory: Media vectors in the language model's width.
-            group: The modalities to look at.
+            groups: The modalities to look at, or those of each of a row's texts.
 
         Returns:
             Logits; those at the start are of the first word.
         """
-        x, valid = self.embed_prompt(prompt, memory, group)
+        x, valid = self.embed_prompt(prompt, memory, groups)
         words = self._embed(texts.token_ids[:, 1:])
         valid = torch.cat([valid, texts.valid[:, 1:]], dim=1)
         num = texts.token_ids.shape[1]
@@ -171,9 +171,10 @@ class LanguageDecoder(nn.Module):
         return hidden.float()
 
     def embed_prompt(
-        self, prompt: TextBatch, memory: Memory, group: Modality
+        self, prompt: TextBatch, memory: Memory, groups: Groups
     ) -> tuple[Float[Tensor, "rows length dim"], Bool[Tensor, "rows length"]]:
         """The prompt as vectors; what a row lacks is padding before its first word."""
+        several = as_groups(groups)
         vectors, valid = list[Tensor](), list[Tensor]()
         asked = (self._embed(prompt.token_ids), prompt.valid)
         for part in self.prompt:
@@ -181,10 +182,13 @@ class LanguageDecoder(nn.Module):
             if part.slot is Modality.TEXT:
                 follows = [asked]
             elif part.slot is not None:
-                if part.slot not in group or part.slot not in memory.tokens:
+                if part.slot not in union(several) or part.slot not in memory.tokens:
                     continue
                 tokens = memory.tokens[part.slot]
-                follows = [(tokens.features.to(asked[0].dtype), tokens.valid)]
+                features = tokens.features.to(asked[0].dtype)
+                sees = tokens.valid.new_tensor([[part.slot in group] for group in several])
+                there = (tokens.valid[:, None] & sees).flatten(0, 1)
+                follows = [(features.repeat_interleave(len(several), dim=0), there)]
             words = self._embed(self._ids(part.words)).expand(len(prompt.valid), -1, -1)
             present = torch.ones_like(words[..., 0], dtype=torch.bool)
             for _, there in follows:

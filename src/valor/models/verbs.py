@@ -14,7 +14,7 @@ import numpy as np
 from valor.errors import MediaError, ModelError
 from valor.media.probe import probe
 from valor.media.segments import cut
-from valor.models.fusion import join, pooled
+from valor.models.fusion import join, pooled, similarity
 from valor.types import AUDIOVISUAL, Answer, Caption, Describer, Embedder, Modality, Segment
 
 _SEGMENTS_AT_ONCE = 16
@@ -123,6 +123,30 @@ class FileVerbs(ABC):
         for first in range(0, len(stretches), _SEGMENTS_AT_ONCE):
             some = stretches[first : first + _SEGMENTS_AT_ONCE]
             yield [self.read(str(path), start_s=start, end_s=end) for start, end in some]
+
+
+def fit(
+    embedder: Embedder, segments: Sequence[Segment], texts: Sequence[str], *, group: Modality
+) -> list[float | None]:
+    """Say how well each text fits its own segment, by `similarity`.
+
+    Args:
+        embedder: Any model that embeds.
+        segments: However decoded.
+        texts: One per segment.
+        group: What of the segments is compared.
+
+    Returns:
+        In [-1, 1]; None where a segment has not all of the group, or the model no such group.
+    """
+    if group not in embedder.groups:
+        return [None] * len(segments)
+    media = embedder.embed_media(segments)
+    if not all(single in media for single in group):
+        return [None] * len(segments)
+    scores = similarity(embedder.embed_text(texts), join(media, group)).diagonal().tolist()
+    has = [all(bool(media[single].present[row]) for single in group) for row in range(len(texts))]
+    return [score if is_there else None for score, is_there in zip(scores, has, strict=True)]
 
 
 def need_embedder(model: object) -> Embedder:

@@ -8,7 +8,7 @@ import torch
 from valor.config import configclass
 from valor.models.decoder import Predictor, Remembered
 from valor.objectives.base import LossTerm
-from valor.objectives.captioning import predict_words
+from valor.objectives.captioning import Masking, predict_words
 from valor.types import Batch, SpecialIds
 
 
@@ -51,14 +51,13 @@ def answer(
             questions.answer,
             memory,
             questions.group,
-            special=special,
-            fraction=config.mask_fraction,
+            Masking(mask_id=special.mask, fraction=config.mask_fraction, seeds=batch.row_seeds),
         )
         has_media = torch.stack([memory.has(m) for m in questions.group]).any(dim=0)
         scored = words.scored & (has_media & questions.question.has_text)[:, None]
         if bool(scored.any()):
             terms[f"answer/{questions.group.label}"] = LossTerm(
-                value=words.loss(decoder, scored),
+                value=words.losses(decoder, scored).mean(),
                 weight=config.weight / len(batch.questions),
                 num_rows=int(scored.any(dim=1).sum()),
             )

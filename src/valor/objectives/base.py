@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from valor.config import ByKind
@@ -28,6 +29,34 @@ def total(terms: dict[str, LossTerm]) -> Float[Tensor, ""]:
     for term in terms.values():
         value = value + term.weight * term.value
     return value
+
+
+def row_uniform(
+    seeds: Int[Tensor, " rows"] | None, valid: Bool[Tensor, "rows length"], *, stream: int
+) -> Float[Tensor, "rows length"]:
+    """Draw numbers in [0, 1) that depend on their row's seed alone, not on the rows beside it.
+
+    Args:
+        seeds: Of the rows; None draws from torch's generator.
+        valid: Gives shape and device.
+        stream: Other streams are other numbers.
+
+    Returns:
+        The numbers, equal on every device (SplitMix64, its upper 24 bits).
+    """
+    if seeds is None:
+        return torch.rand(valid.shape, device=valid.device)
+    place = torch.arange(1, valid.shape[1] + 1, device=valid.device) + (stream << 32)
+    x = seeds.to(valid.device)[:, None] + place * _GOLDEN
+    for shift, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return ((x >> 40) & 0xFFFFFF).float() / (1 << 24)
+
+
+# SplitMix64's constants (Steele, Lea, Flood 2014) as signed numbers.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 class Objective(Protocol):

@@ -6,6 +6,7 @@ projected once.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from valor.config import configclass
-from valor.encoders.text import Memory
+from valor.encoders.text import Memory, interleave
 from valor.models.decoder import Decoder, Predictor, Remembered
-from valor.objectives.base import LossTerm
-from valor.types import MEDIA_GROUPS, Batch, Modality, SpecialIds, TextBatch
+from valor.objectives.base import LossTerm, row_uniform
+from valor.types import MEDIA_GROUPS, Batch, Groups, Modality, SpecialIds, TextBatch, as_groups
 
 
 @configclass
@@ -57,23 +58,45 @@ def caption(
         One term per group that any row has.
     """
     memory = encoded.memory
+    groups = [group for group in config.groups if group in batch.caption_texts]
+    if memory is None or not groups:
+        return {}
+    texts = interleave([batch.caption_texts[group] for group in groups])
+    masking = Masking(mask_id=special.mask, fraction=config.mask_fraction, seeds=batch.row_seeds)
+    prompt = decoder.caption_prompt(len(texts.valid))
+    words = predict_words(decoder, prompt, texts, memory, groups, masking)
+    present = torch.stack([memory.has(group) for group in groups], dim=1)
+    scored = words.scored & present.flatten()[:, None]
+    losses = words.losses(decoder, scored, config.label_smoothing)
+    row, _ = scored.nonzero(as_tuple=True)
     terms: dict[str, LossTerm] = {}
-    for group in config.groups:
-        if memory is None or group not in batch.caption_texts:
-            continue
-        texts = batch.caption_texts[group]
-        prompt = decoder.caption_prompt(len(texts.valid))
-        words = predict_words(
-            decoder, prompt, texts, memory, group, special=special, fraction=config.mask_fraction
-        )
-        scored = words.scored & memory.has(group)[:, None]
-        if bool(scored.any()):
+    for index, group in enumerate(groups):
+        own = row % len(groups) == index
+        if bool(own.any()):
             terms[f"caption/{group.label}"] = LossTerm(
-                value=words.loss(decoder, scored, config.label_smoothing),
+                value=losses[own].mean(),
                 weight=config.weight / len(config.groups),
-                num_rows=int(scored.any(dim=1).sum()),
+                num_rows=int(scored[index :: len(groups)].any(dim=1).sum()),
             )
     return terms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masking:
+    """Which words are to be predicted."""
+
+    mask_id: int
+    fraction: float | None
+    """Share of the words; None masks each word by itself."""
+    seeds: Int[Tensor, " rows"] | None
+    """Of what is drawn for each row; None draws from torch's generator."""
+
+    def seeds_of(self, groups: Sequence[Modality]) -> Int[Tensor, " texts"] | None:
+        """Of each row's texts, one for each group."""
+        if self.seeds is None:
+            return None
+        own = self.seeds.new_tensor([group.value for group in groups])
+        return (self.seeds[:, None] + own).flatten()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,10 +108,10 @@ class PredictedWords:
     scored: Bool[Tensor, "rows length"]
     """True where there is a word to predict."""
 
-    def loss(
+    def losses(
         self, decoder: Predictor, scored: Bool[Tensor, "rows length"], label_smoothing: float = 0.0
-    ) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the words at some positions, in nats."""
+    ) -> Float[Tensor, " words"]:
+        """Cross-entropy of each word at some positions, row by row, in nats."""
         logits = decoder.word_logits(self.hidden[scored])
         return smoothed_cross_entropy(logits, self.token_ids[scored], label_smoothing)
 
@@ -98,34 +121,35 @@ def predict_words(
     prompt: TextBatch,
     texts: TextBatch,
     memory: Memory,
-    group: Modality,
-    *,
-    special: SpecialIds,
-    fraction: float | None,
+    groups: Groups,
+    masking: Masking,
 ) -> PredictedWords:
     """Run the decoder over texts in the way in which it predicts words.
 
     Args:
         decoder: Causal, or with [MASK] in the place of what is to be predicted.
         prompt: Stands before each text; may be empty.
-        texts: What is to be predicted.
+        texts: What is to be predicted, of each row of the memory and each group.
         memory: What to look at.
-        group: The part of the memory to look at.
-        special: The tokenizer's special ids.
-        fraction: Share of masked words; None masks each word by itself.
+        groups: The part of the memory to look at, or that of each of a row's texts.
+        masking: How words are masked, unless the decoder is causal.
 
     Returns:
         What was predicted from what.
     """
     if not isinstance(decoder, Decoder) or decoder.causal:
-        hidden = decoder.read(prompt, texts, memory, group)
-    elif fraction is None:
-        hidden = decoder.read_fully_masked(prompt, texts, memory, group, mask_id=special.mask)
+        hidden = decoder.read(prompt, texts, memory, groups)
+    elif masking.fraction is None:
+        mask_id = masking.mask_id
+        hidden = decoder.read_fully_masked(prompt, texts, memory, groups, mask_id=mask_id)
     else:
-        chosen = choose_words(texts.valid, fraction)
-        corrupted = corrupt(texts.token_ids, chosen, special.mask, decoder.text.config.vocab_size)
+        seeds = masking.seeds_of(as_groups(groups))
+        draws = [row_uniform(seeds, texts.valid, stream=stream) for stream in range(3)]
+        chosen = choose_words(texts.valid, masking.fraction, draws[0])
+        random_ids = (draws[1] * decoder.text.config.vocab_size).long()
+        corrupted = corrupt(texts.token_ids, chosen, masking.mask_id, draws[2], random_ids)
         masked = TextBatch(token_ids=corrupted, valid=texts.valid)
-        hidden = decoder.read(prompt, masked, memory, group)
+        hidden = decoder.read(prompt, masked, memory, groups)
         return PredictedWords(hidden=hidden, token_ids=texts.token_ids, scored=chosen)
     return PredictedWords(
         hidden=hidden[:, :-1], token_ids=texts.token_ids[:, 1:], scored=texts.valid[:, 1:]
@@ -134,7 +158,7 @@ def predict_words(
 
 def smoothed_cross_entropy(
     logits: Float[Tensor, "words vocab"], targets: Int[Tensor, " words"], smoothing: float
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, " words"]:
     """Divergence from targets of which `smoothing` is spread over all other words.
 
     Source:
@@ -142,7 +166,8 @@ def smoothed_cross_entropy(
         leaves out the targets' own entropy.
     """
     others = logits.shape[1] - 1
-    value = F.cross_entropy(logits, targets, label_smoothing=smoothing * (others + 1) / others)
+    spread = smoothing * (others + 1) / others
+    value = F.cross_entropy(logits, targets, label_smoothing=spread, reduction="none")
     if not smoothing:
         return value
     certain = 1 - smoothing
@@ -150,10 +175,10 @@ def smoothed_cross_entropy(
 
 
 def choose_words(
-    valid: Bool[Tensor, "rows length"], fraction: float
+    valid: Bool[Tensor, "rows length"], fraction: float, draw: Float[Tensor, "rows length"]
 ) -> Bool[Tensor, "rows length"]:
     """Choose words to predict: never the first, at least one in each row with text."""
-    draw = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0)
+    draw = draw.masked_fill(~valid, 2.0)
     draw[:, 0] = 2.0
     lowest = draw == draw.amin(dim=1, keepdim=True)
     return ((draw < fraction) | lowest) & (draw < 2.0)
@@ -163,10 +188,9 @@ def corrupt(
     token_ids: Int[Tensor, "rows length"],
     chosen: Bool[Tensor, "rows length"],
     mask_id: int,
-    vocab_size: int,
+    draw: Float[Tensor, "rows length"],
+    random_ids: Int[Tensor, "rows length"],
 ) -> Int[Tensor, "rows length"]:
     """Replace chosen words: 80 % by [MASK], 10 % by any word, 10 % kept."""
-    draw = torch.rand(chosen.shape, device=chosen.device)
-    random_ids = torch.randint_like(token_ids, vocab_size)
     replaced = torch.where(draw < 0.8, mask_id, torch.where(draw < 0.9, random_ids, token_ids))
     return torch.where(chosen, replaced, token_ids)

@@ -4,7 +4,6 @@ A model folder holds it as `preprocessor_config.json` and `tokenizer.json`, so t
 its inputs exactly as training did; a text tower's own tokenizer is in `text_tokenizer.json`.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +11,10 @@ from typing import Annotated, Any
 import torch
 from pydantic import Discriminator, Tag
 
-from valor.config import configclass, from_dict, to_json
-from valor.errors import ModelError
+from valor.config import configclass, from_dict, parse_json, to_json
+from valor.errors import ConfigError, ModelError
 from valor.media.segments import DecodePlan
+from valor.media.video import Backend
 from valor.processing.extractors import ClapConfig, WhisperConfig, extracted_windows
 from valor.processing.frames import FrameConfig, to_squares
 from valor.processing.spectrogram import SpectrogramConfig, spectrogram_windows
@@ -28,7 +28,9 @@ _TEXT_TOKENIZER_FILE = "text_tokenizer.json"
 
 def _front_end(values: Any) -> str:
     """The kind of a spectrogram's configuration; older folders have Kaldi's without saying so."""
-    return values.get("kind", "kaldi") if isinstance(values, dict) else values.kind
+    if isinstance(values, dict):
+        return str(values.get("kind", "kaldi"))
+    return getattr(values, "kind", "")
 
 
 FrontEnd = Annotated[
@@ -60,6 +62,7 @@ class Processor:
         config: Sizes and statistics.
         tokenizer: For what the decoder reads and writes; None for a model that came without words.
         text_tokenizer: For texts that media are compared with, where another tower encodes these.
+        backend: Who decodes pictures; no part of a model, and so of no configuration.
     """
 
     def __init__(
@@ -67,8 +70,11 @@ class Processor:
         config: ProcessorConfig,
         tokenizer: Tokenizer | None,
         text_tokenizer: TextTokenizer | None = None,
+        *,
+        backend: Backend = "pyav",
     ) -> None:
         self.config = config
+        self.backend: Backend = backend
         self._tokenizer = tokenizer
         self.text_tokenizer = text_tokenizer
 
@@ -92,6 +98,7 @@ class Processor:
             burst_step_s=frames.burst_step_s,
             short_side_px=frames.resized_px,
             sample_rate_hz=sound.sample_rate_hz,
+            backend=self.backend,
         )
 
     def prepare(self, segment: Segment, *, id: str = "") -> Sample:
@@ -130,11 +137,11 @@ class Processor:
         """Read from a model folder; a missing or damaged file is a `ModelError`."""
         path = folder / _CONFIG_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_bytes(), str(path))
         except FileNotFoundError:
             raise ModelError(f"{path}: missing; is {folder} a model folder?") from None
-        except json.JSONDecodeError as error:
-            raise ModelError(f"{path}: not JSON ({error})") from None
+        except ConfigError as error:
+            raise ModelError(str(error)) from None
         config = from_dict(ProcessorConfig, values, where=str(path))
         own = folder / _TEXT_TOKENIZER_FILE
         return cls(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from valor.data.manifest import Record
+from valor.data.reading import Source
 from valor.errors import UsageError
 from valor.training.monitor import Report
 
@@ -23,8 +24,13 @@ RECIPES = {
 class Recipe(Protocol):
     """A complete run: model, preprocessing, objectives, schedule."""
 
-    def run(self, records: Sequence[Record], out: Path, *, report: Report) -> Path:
-        """Train on the records, or go on with a run that was stopped; returns the model folder."""
+    def run(
+        self, records: Sequence[Record], out: Path, *, source: Source | None, report: Report
+    ) -> Path:
+        """Train on the records, or go on with a run that was stopped; returns the model folder.
+
+        A source holds the records' samples row for row; None for their media files.
+        """
         ...
 
 

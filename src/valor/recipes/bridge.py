@@ -26,9 +26,9 @@ from valor.processing.frames import FrameConfig
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.processing.spectrogram import SpectrogramConfig
 from valor.processing.tokenizer import Tokenizer
-from valor.training.loop import TrainConfig, run
 from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
+from valor.training.run import TrainConfig, run
 from valor.training.start import FolderConfig
 from valor.training.step import ObjectivesConfig
 from valor.types import AUDIOVISUAL

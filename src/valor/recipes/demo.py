@@ -25,8 +25,8 @@ from valor.media.preview import spectrogram_png, thumbnail
 from valor.metrics.answering import exact_match
 from valor.recipes.tiny import tiny, tiny_quick
 from valor.search.library import Library
-from valor.training.loop import run
 from valor.training.monitor import Report, read_metrics, silent
+from valor.training.run import run
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
 
 _NUM_EXAMPLES = 6

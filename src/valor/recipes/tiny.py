@@ -9,8 +9,8 @@ from valor.objectives.answering import AnsweringConfig
 from valor.processing.frames import FrameConfig
 from valor.processing.processor import ProcessorConfig
 from valor.processing.spectrogram import SpectrogramConfig
-from valor.training.loop import TrainConfig
 from valor.training.optim import OptimConfig
+from valor.training.run import TrainConfig
 from valor.training.step import ObjectivesConfig
 
 

@@ -13,11 +13,12 @@ from valor.config import configclass, evolve, fingerprint
 from valor.data.manifest import Record
 from valor.data.masks import MaskedClip, MaskedMoment, moment_indices
 from valor.data.mixture import step_rng, step_rows
+from valor.data.reading import Source
 from valor.data.world.masks import CLASS_COLOURS, CLASSES, masked_clip, pan, spoil
 from valor.data.world.render import read_scenes
 from valor.data.world.scene import FPS, Scene
 from valor.encoders.pyramid import PyramidConfig
-from valor.errors import ManifestError
+from valor.errors import ConfigError, ManifestError
 from valor.metrics.masks import Confusion
 from valor.models.temporal_memory import (
     MaskClass,
@@ -25,10 +26,9 @@ from valor.models.temporal_memory import (
     TemporalMemory,
     TemporalMemoryConfig,
 )
-from valor.objectives.base import LossTerm
 from valor.objectives.masks import MaskObjectiveConfig, segment
 from valor.processing.sequences import SequenceConfig, normalised
-from valor.training.loop import Task, fit
+from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
 from valor.training.state import claim
@@ -45,13 +45,13 @@ class MaskTrainConfig:
     model: TemporalMemoryConfig
     sequence: SequenceConfig
     objective: MaskObjectiveConfig = MaskObjectiveConfig()
-    optim: OptimConfig = OptimConfig(learning_rate=3e-3, weight_decay=0.02)
+    optim: OptimConfig = OptimConfig(learning_rate=3e-3, weight_decay=0.02, clip_norm=1.0)
     spoilt: float = 0.5
     """How often the current frame is spoilt in training."""
     pans: bool = True
     """Whether the camera looks elsewhere in every frame."""
     batch_size: int = 16
-    num_steps: int = 400
+    num_steps: int = 800
     save_every: int = 200
     seed: int = 0
 
@@ -62,21 +62,31 @@ class MaskTrainConfig:
         if not 0 <= self.spoilt <= 1:
             raise ValueError(f"spoilt={self.spoilt}, wanted in [0, 1]")
 
-    def run(self, records: Sequence[Record], out: Path, *, report: Report = silent) -> Path:
+    def run(
+        self,
+        records: Sequence[Record],
+        out: Path,
+        *,
+        source: Source | None = None,
+        report: Report = silent,
+    ) -> Path:
         """Train on a rendered world, or go on with a run that was stopped.
 
         Args:
             records: Of its manifest; masks follow from the `truth.jsonl` beside it.
             out: Run folder; made if needed.
+            source: Must be None: masks are rendered together with their frames.
             report: Told about progress in stages `prepare` and `train`.
 
         Returns:
             The model folder, `out/model`.
 
         Raises:
-            ConfigError: If the folder holds another run.
+            ConfigError: If the folder holds another run, or for a source.
             ManifestError: If the truth of a record is missing.
         """
+        if source is not None:
+            raise ConfigError("masks are rendered with their frames: give a manifest, no shards")
         claim(out, self, records)
         clips = world_clips(records, self.sequence, report=report)
         model = new_model(self)
@@ -181,17 +191,19 @@ def mask_task(
         The task.
     """
 
-    def losses(step: int) -> dict[str, LossTerm]:
-        rows = step_rows(
-            num_rows=len(clips), batch_size=config.batch_size, seed=config.seed, step=step
-        )
-        rng = step_rng(seed=config.seed, step=step)
-        moments = [
-            draw_moment(clips[row], config, rng, spoilt=rng.random() < config.spoilt)
-            for row in rows
-        ]
-        frames, labels = stack(moments, config.sequence)
-        return segment(model(arrange(frames)), labels, config.objective)
+    def losses(first: int) -> Losses:
+        seed = config.seed
+        for step in range(first, config.num_steps):
+            rows = step_rows(
+                num_rows=len(clips), batch_size=config.batch_size, seed=seed, step=step
+            )
+            rng = step_rng(seed=seed, step=step)
+            moments = [
+                draw_moment(clips[row], config, rng, spoilt=rng.random() < config.spoilt)
+                for row in rows
+            ]
+            frames, labels = stack(moments, config.sequence)
+            yield StepLoss(terms=segment(model(arrange(frames)), labels, config.objective))
 
     return Task(
         model=model,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -23,7 +23,11 @@ from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.media.segments import cut
 from valor.search.tables import FileRow, Tables, parse_modalities, segment_table
+from valor.search.tracks import read_subtitles, sidecar_of, words_between
 from valor.types import Describer, Embedder, Modality, Segment
+
+if TYPE_CHECKING:
+    from valor.search.transcripts import Transcriber
 
 BATCH_SEGMENTS = 16
 COMMIT_SEGMENTS = 256
@@ -115,12 +119,15 @@ class _File:
 
     def __init__(self, path: str, place: int) -> None:
         stat = Path(path).stat()
+        sidecar = sidecar_of(path)
+        self.cues = read_subtitles(sidecar) if sidecar else []
+        mtime_ns = max(stat.st_mtime_ns, sidecar.stat().st_mtime_ns if sidecar else 0)
         self.place = place
         self.is_bad = False
         self.row = FileRow(
             path=path,
             size_bytes=stat.st_size,
-            mtime_ns=stat.st_mtime_ns,
+            mtime_ns=mtime_ns,
             status="ok",
             key=secrets.randbits(62) + 1,
         )
@@ -154,6 +161,7 @@ class Ingest:
         tables: Where to write.
         embedder: The library's model.
         describer: Captions the segments, if there is one.
+        transcriber: Writes down what is said in files without subtitles, if there is one.
         keyframes_only: True looks at no other frames of a video.
         progress: Called after every batch.
     """
@@ -164,9 +172,11 @@ class Ingest:
         embedder: Embedder,
         describer: Describer | None = None,
         *,
+        transcriber: "Transcriber | None" = None,
         keyframes_only: bool = False,
         progress: Callable[[Progress], object] | None,
     ) -> None:
+        self._transcriber = transcriber
         self._tables = tables
         self._embedder = embedder
         self._describer = describer
@@ -300,8 +310,8 @@ class Ingest:
             return
         rows = [
             {"key": s.file.row.key, "path": s.file.row.path, "start_s": s.start_s, "end_s": s.end_s}
-            | {"caption": caption}
-            for s, caption in zip(stretches, captions, strict=True)
+            | {"caption": caption, "speech": said}
+            for s, caption, said in zip(stretches, captions, self._speech(stretches), strict=True)
         ]
         table = segment_table(rows, media)
         self._segments.append(table)
@@ -313,6 +323,18 @@ class Ingest:
                 num_segments=file.row.num_segments + 1,
                 modalities=file.row.modalities | parse_modalities(row["modalities"]),
             )
+
+    def _speech(self, stretches: Sequence[_Stretch]) -> list[str | None]:
+        """The words of each stretch: its subtitles, or else a transcript."""
+        said = [words_between(s.file.cues, s.start_s, s.end_s) for s in stretches]
+        if self._transcriber is None:
+            return said
+        rows = [row for row, stretch in enumerate(stretches) if not stretch.file.cues]
+        places = [stretches[row] for row in rows]
+        heard = [(place.file.row.path, place.start_s, place.end_s) for place in places]
+        for row, text in zip(rows, self._transcriber.transcribe(heard), strict=True):
+            said[row] = text
+        return said
 
     def _finish(self, file: _File) -> None:
         if not file.row.num_segments:

@@ -4,23 +4,40 @@ The folder holds `library.json` and the tables of `valor.search.tables`. Vectors
 never mix: the file carries the model's fingerprint, and another model is refused.
 """
 
-import csv
 import dataclasses
 import datetime
 import fcntl
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from valor.config import configclass, from_dict, to_json
+from valor.config import configclass, from_dict, parse_json, to_json
 from valor.errors import ConfigError, LibraryError, UsageError
 from valor.search.ingest import AddReport, Ingest, Progress, find_files
-from valor.search.query import Hit, Scan, embed_query, parse_using, rank
+from valor.search.listing import write_listing
+from valor.search.query import (
+    Query,
+    Scan,
+    Weights,
+    balance,
+    best_of,
+    candidates,
+    embed_query,
+    parse_using,
+    rank,
+    score,
+)
+from valor.search.results import Hit, merge
 from valor.search.tables import SEGMENT_FIELDS, FileRow, Tables, create_tables
-from valor.types import Describer, Embedder
+from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
 
-FORMAT_VERSION = 2
+if TYPE_CHECKING:
+    from valor.search.transcripts import Transcriber
+
+FORMAT_VERSION = 3
+_MERGED = 3
+"""Segments that are looked at for every hit to be shown, since some are parts of one."""
 _INFO_FILE = "library.json"
 _LOCK_FILE = "write.lock"
 _OUR_FILES = {"files.lance", "segments.lance", _LOCK_FILE, f"{_INFO_FILE}.new"}
@@ -81,7 +98,7 @@ class Library:
         else:
             self._model = model or self.info.model
             if model is not None and not isinstance(model, str | Path):
-                self._embedder = self._checked(model)
+                self._embedder = self._checked(self._load())
         self._open()
 
     def __len__(self) -> int:
@@ -126,6 +143,7 @@ class Library:
         paths: Paths,
         *,
         describer: Describer | None = None,
+        transcriber: "Transcriber | None" = None,
         keyframes_only: bool = False,
         progress: Callable[[Progress], object] | None = None,
     ) -> AddReport:
@@ -137,6 +155,7 @@ class Library:
         Args:
             paths: One file or folder, or several.
             describer: Captions every segment, for hits and exports to show.
+            transcriber: Writes down what is said in files without subtitles beside them.
             keyframes_only: True looks at the keyframes of videos only, which is many times faster;
                 what is seen may be some seconds off.
             progress: Called after every batch of segments.
@@ -154,11 +173,13 @@ class Library:
                 self._tables,
                 self.embedder,
                 describer,
+                transcriber=transcriber,
                 keyframes_only=keyframes_only,
                 progress=progress,
             )
             report = ingest.run(find_files(_listed(paths)), self._tables.files())
             self._tables.sweep()
+            self._tables.index()
         return report
 
     def remove(self, paths: Paths) -> int:
@@ -209,53 +230,104 @@ class Library:
             self._tables.optimize()
 
     def search(
-        self, query: str | Path, *, by: str = "text", using: str = "auto", limit: int = 10
+        self,
+        query: str | Path,
+        *,
+        by: str = "text",
+        also: str | Path | None = None,
+        using: str | Mapping[str, float] = "auto",
+        where: str | None = None,
+        limit: int = 10,
+        merged: bool = True,
     ) -> list[Hit]:
-        """Find the segments that fit a query best.
+        """Find the stretches that fit a query best.
 
         Args:
-            query: A text, or the path of a file whose first segment shows what to look for.
+            query: A text, or the path of a file whose first segment shows what to look for;
+                `PATH@SECONDS` takes the segment at that second.
             by: What the query is: `text`, `audio`, `image` or `video`.
-            using: What of the segments to search: `vision`, `audio`, `audiovisual` or `auto`.
-                A segment that lacks one of two is scored by the other; `modalities_used` says so.
+            also: A file whose sound belongs to a query by text.
+            using: What of the segments to search: `vision`, `audio`, `audiovisual`, `text`
+                (captions and text tracks), several of these with weights, or `auto`, which weighs
+                them by the query. A segment that lacks one of two is scored by the other;
+                `modalities_used` says so.
+            where: SQL over the fields of `export`, such as `path LIKE '%street%'`.
+            limit: How many hits to return at most.
+            merged: Whether neighbouring segments and copies make one hit.
+
+        Returns:
+            Hits, best first.
+
+        Raises:
+            UsageError: If `by`, `using`, `where` or `limit` is impossible or the text is empty.
+            MediaError: If the query is a file that cannot be read, or lacks what is asked for.
+            LibraryError: If the model is not the one that built the library.
+        """
+        weights = parse_using(using)
+        if limit < 1:
+            raise UsageError(f"cannot return {limit} hits; the limit is at least 1")
+        seen = Modality(0)
+        for group in weights or {AUDIOVISUAL: 1.0}:
+            seen |= group & AUDIOVISUAL
+        embedded = embed_query(
+            self.embedder,
+            query,
+            by=by,
+            group=seen or AUDIOVISUAL,
+            also=None if also is None else str(also),
+        )
+        most = _MERGED * limit if merged else limit
+        found = self.find(embedded, weights=weights, where=where, limit=most)
+        return merge(found, limit=limit) if merged else found
+
+    def find(
+        self, query: Query, *, weights: Weights | None, where: str | None = None, limit: int = 10
+    ) -> list[Hit]:
+        """Rank segments for a query that is embedded already; `search` is the way in.
+
+        Args:
+            query: What to look for.
+            weights: How much each group of modalities counts; None lets the query decide.
+            where: A filter, as for `search`.
             limit: How many hits to return at most.
 
         Returns:
             Hits, best first.
 
         Raises:
-            UsageError: If `by`, `using` or `limit` is impossible or the text is empty.
-            MediaError: If the query is a file that cannot be read, or lacks what is asked for.
-            LibraryError: If the model is not the one that built the library.
+            UsageError: If the filter makes no sense.
         """
-        group = parse_using(using)
-        if limit < 1:
-            raise UsageError(f"cannot return {limit} hits; the limit is at least 1")
-        embedded = embed_query(self.embedder, query, by=by, group=group)
-        return rank(self._scan.blocks(), embedded, group=group, limit=limit)
+        if "pooled" not in self._tables.indexed():
+            return rank(self._scan.blocks(where), query, weights=weights, limit=limit)
+        sample = self._scan.sample()
+        if any(AUDIOVISUAL in block.media for block in sample):
+            # The index knows single modalities, and no vectors that a model fused itself.
+            return rank(self._scan.blocks(where), query, weights=weights, limit=limit)
+        groups = query.groups if weights is None else tuple(weights)
+        sampled = [score(block, query, groups) for block in sample]
+        balanced = balance(sampled, weights)
+        blocks = candidates(self._tables, sample, sampled, query, balanced, where)
+        scores = [score(block, query, balanced.weights) for block in blocks]
+        return best_of(blocks, scores, query, balanced, limit=limit)
 
-    def export(self, path: str | Path) -> None:
+    def export(self, path: str | Path, *, where: str | None = None) -> int:
         """Write the list of segments, without vectors.
 
         Args:
-            path: A file that ends in .json or .csv.
+            path: A file that ends in .json, .csv or .edl; the last has the sources' timecode.
+            where: SQL over the exported fields; other segments are left out.
+
+        Returns:
+            How many segments were written.
 
         Raises:
-            UsageError: If it ends in anything else.
+            UsageError: If it ends in anything else, or the filter makes no sense.
         """
-        target = Path(path)
-        if target.suffix not in (".json", ".csv"):
-            raise UsageError(f"cannot export to {target.name!r}; choose a name in .json or .csv")
-        batches = self._tables.segments(with_vectors=False)
+        batches = self._tables.segments(with_vectors=False, where=where)
         rows = [row for batch in batches for row in batch.select(SEGMENT_FIELDS).to_pylist()]
         rows.sort(key=lambda row: (row["path"], row["start_s"]))
-        with target.open("w", encoding="utf-8", newline="") as file:
-            if target.suffix == ".json":
-                json.dump(rows, file, indent=2, ensure_ascii=False)
-            else:
-                writer = csv.DictWriter(file, SEGMENT_FIELDS)
-                writer.writeheader()
-                writer.writerows(rows)
+        write_listing(Path(path), rows)
+        return len(rows)
 
     def _open(self) -> None:
         self._tables = Tables(self.path)
@@ -293,14 +365,13 @@ class Library:
             raise LibraryError(
                 f"{self.path}: which model? Give its folder or hub id: `--model runs/demo/model`"
             )
-        if not isinstance(self._model, str | Path):
-            return self._model
         from valor.inference import load
 
-        embedder = load(str(self._model))
+        source = self._model
+        embedder = load(str(source)) if isinstance(source, str | Path) else source
         if not isinstance(embedder, Embedder):
             raise LibraryError(
-                f"{self.path}: {self._model} does not embed; use a model folder or a public "
+                f"{self.path}: {source} does not embed; use a model folder or a public "
                 "embedding model, such as facebook/pe-av-small"
             )
         return embedder
@@ -330,7 +401,7 @@ class Library:
 def _read_info(folder: Path) -> LibraryInfo:
     path = folder / _INFO_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_bytes(), str(path))
         version = values["format_version"]
         if version != FORMAT_VERSION:
             raise LibraryError(

@@ -1,65 +1,101 @@
-"""From a query to ranked segments: an exact scan with `models.fusion.similarity`.
+"""From a query to ranked segments, with `models.fusion.similarity` as the only score.
 
-Every segment is scored by the modalities that it has of those that were asked for; one that has
-none of them is no hit. Vectors are kept in float16 and scored in float32, block by block.
+Small libraries are scored whole. In a large one `candidates` picks what is scored: the score is a
+maximum of linear functions of a segment's mean vision and mean audio token, one for every way in
+which words and tokens can choose each other. A sample of the library shows which of those functions
+matter for a query, and the index finds the segments where they are greatest.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from valor.errors import MediaError, UsageError
-from valor.models.fusion import join, similarity
+from valor.models.fusion import join, similarity, token_weights
 from valor.search.ingest import plan, read
-from valor.search.tables import Tables, embeddings_of
+from valor.search.results import Hit
+from valor.search.tables import INDEXED, SEGMENT_FIELDS, Tables, embeddings_of
+from valor.search.words import coverage, words_of
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
 
 CACHE_BYTES = 2 << 30
-"""Larger libraries are read from disk again by every query."""
+"""Larger libraries are read from disk again by every exact query."""
+SAMPLE_SEGMENTS = 1024
+_PROBES = 4
+"""Linear functions that the index is asked about at once."""
+_NUM_CANDIDATES = 256
+"""Shared by them; the one of the best segment found comes last, if it is a new one."""
+_ALIKE = 0.98
+"""Cosine of linear functions above which one of them is enough."""
 _TIE = 1e-6
 """Scores closer than this are equal, and ordered by path and time."""
+_SHARPNESS = 30.0
+"""How much more a group of modalities weighs whose best match stands out by 1 more."""
+_NEGLIGIBLE = 0.02
+
+USING = {
+    "vision": Modality.VISION,
+    "audio": Modality.AUDIO,
+    "audiovisual": AUDIOVISUAL,
+    "text": Modality.TEXT,
+}
+Weights = dict[Modality, float]
+"""By group of modalities to score; `TEXT` stands for captions and text tracks. They add up to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """A segment that answers a query."""
+class Query:
+    """What to look for."""
 
-    path: str
-    start_s: float
-    end_s: float
-    score: float
-    """What `similarity` says, in [-1, 1] up to the rounding of float16; higher is better."""
-    by_modality: dict[str, float]
-    """The score with one modality alone, for each one that the segment has."""
-    modalities_used: Modality
-    """What the score was made from: of what was asked for, that which the segment has."""
-    caption: str | None = None
-    """If the library was made with a describer."""
+    tokens: Embeddings
+    """One row, in float32."""
+    words: tuple[str, ...] = ()
+    """Of a query by text."""
+
+    @property
+    def groups(self) -> tuple[Modality, ...]:
+        """What it can be compared with."""
+        return (*MEDIA_GROUPS, Modality.TEXT) if self.words else MEDIA_GROUPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """Some thousand segments in memory."""
 
-    paths: list[str]
-    start_s: list[float]
-    end_s: list[float]
-    captions: list[str | None]
+    rows: pa.RecordBatch
+    """What describes them."""
     media: dict[Modality, Embeddings]
-    """In float16, by single modality and by groups that the model fuses itself; what no segment
-    has is left out."""
+    """In float16 or float32, by single modality and by groups that the model fuses itself; what no
+    segment has is left out."""
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch, *, in_float32: bool = False) -> "Block":
+        """Unpack a batch of the table."""
+        media = {group: embeddings_of(batch, group) for group in MEDIA_GROUPS}
+        kept = {group: part for group, part in media.items() if part.valid.any()}
+        if in_float32:
+            kept = {group: _in_float32(part) for group, part in kept.items()}
+        return cls(rows=batch.select(SEGMENT_FIELDS), media=kept)
 
     @property
     def num_bytes(self) -> int:
         """Size of the vectors."""
         return sum(part.vectors.nbytes for part in self.media.values())
 
+    def joined(self, group: Modality) -> Embeddings | None:
+        """The tokens of a group in float32; None if no segment has any."""
+        parts = {single: part for single, part in self.media.items() if single in group}
+        return _in_float32(join(parts, group)) if parts else None
+
 
 class Scan:
-    """All segments of a library, kept in memory as long as nothing was written to it.
+    """Segments of a library in memory, as long as nothing was written to it.
 
     Args:
         tables: The library's tables.
@@ -68,55 +104,75 @@ class Scan:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._kept: tuple[tuple[int, int], list[Block]] | None = None
+        self._sample: tuple[tuple[int, int], list[Block]] | None = None
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield every segment once."""
+    def blocks(self, where: str | None = None) -> Iterator[Block]:
+        """Yield every segment, or every one that a filter keeps, once."""
         version = self._tables.version
-        if self._kept is not None and self._kept[0] == version:
+        if where is None and self._kept is not None and self._kept[0] == version:
             yield from self._kept[1]
             return
-        self._kept = None
         blocks: list[Block] = []
         num_bytes = 0
-        for batch in self._tables.segments(with_vectors=True):
-            media = {group: embeddings_of(batch, group) for group in MEDIA_GROUPS}
-            block = Block(
-                paths=batch.column("path").to_pylist(),
-                start_s=batch.column("start_s").to_pylist(),
-                end_s=batch.column("end_s").to_pylist(),
-                captions=batch.column("caption").to_pylist(),
-                media={group: part for group, part in media.items() if part.valid.any()},
-            )
+        for batch in self._tables.segments(with_vectors=True, where=where):
+            block = Block.of(batch)
             yield block
             num_bytes += block.num_bytes
             if num_bytes <= CACHE_BYTES:
                 blocks.append(block)
             else:
                 blocks.clear()
-        if num_bytes <= CACHE_BYTES:
+        if where is None and num_bytes <= CACHE_BYTES:
             self._kept = (version, blocks)
 
+    def sample(self) -> list[Block]:
+        """Segments that stand for all of a library with an index."""
+        version = self._tables.version
+        if self._sample is None or self._sample[0] != version:
+            batches = self._tables.sample(SAMPLE_SEGMENTS)
+            blocks = [Block.of(batch, in_float32=True) for batch in batches]
+            self._sample = version, blocks
+        return self._sample[1]
 
-def parse_using(using: str) -> Modality:
-    """Read which modalities of the segments to search; another word is a `UsageError`."""
-    groups = {"auto": AUDIOVISUAL, "vision": Modality.VISION, "audio": Modality.AUDIO}
-    groups["audiovisual"] = AUDIOVISUAL
-    if using not in groups:
-        raise UsageError(f"cannot search using {using!r}; choose from {', '.join(groups)}")
-    return groups[using]
+
+def parse_using(using: str | Mapping[str, float]) -> Weights | None:
+    """Read what of the segments to search; None leaves it to the query.
+
+    Args:
+        using: `auto`, a name in `USING`, or names with weights.
+
+    Returns:
+        Weights that add up to 1.
+
+    Raises:
+        UsageError: If a name is unknown, or no weight is greater than zero.
+    """
+    if using == "auto":
+        return None
+    given = {using: 1.0} if isinstance(using, str) else using
+    if strange := [name for name in given if name not in USING]:
+        known = ", ".join(["auto", *USING])
+        raise UsageError(f"cannot search using {strange[0]!r}; choose from {known}")
+    total = sum(given.values())
+    if total <= 0 or min(given.values()) < 0:
+        raise UsageError(f"weights {dict(given)}; expected none below 0 and one above")
+    return {USING[name]: weight / total for name, weight in given.items() if weight}
 
 
-def embed_query(embedder: Embedder, query: str | Path, *, by: str, group: Modality) -> Embeddings:
+def embed_query(
+    embedder: Embedder, query: str | Path, *, by: str, group: Modality, also: str | None = None
+) -> Query:
     """Turn a query into the text side of `similarity`.
 
     Args:
         embedder: The library's model.
-        query: A text, or the path of a file of which the first segment is used.
+        query: A text, or the path of a file, or of a stretch of it as `PATH@SECONDS`.
         by: What the query is: `text`, `audio`, `image` or `video`.
         group: The modalities of a video that the query is made of.
+        also: A file whose sound a text is searched with.
 
     Returns:
-        One row of tokens in float32.
+        The query.
 
     Raises:
         UsageError: If `by` is unknown or the text is empty.
@@ -126,78 +182,310 @@ def embed_query(embedder: Embedder, query: str | Path, *, by: str, group: Modali
     if by == "text":
         if not str(query).strip():
             raise UsageError("the query is empty; say what to look for, such as 'a bell rings'")
-        return _in_float32(embedder.embed_text([str(query)]))
+        tokens = _in_float32(embedder.embed_text([str(query)]))
+        if also is not None:
+            tokens = _side_by_side(tokens, _of_file(embedder, also, Modality.AUDIO))
+        return Query(tokens=tokens, words=words_of(str(query)))
     if by not in wanted:
         raise UsageError(f"cannot search by {by!r}; choose from text, {', '.join(wanted)}")
-    start_s, end_s = plan(str(query), segment_s=embedder.segment_s)[0]
-    segment = read(embedder, str(query), start_s=start_s, end_s=end_s)
+    return Query(tokens=_of_file(embedder, str(query), wanted[by]))
+
+
+def _of_file(embedder: Embedder, name: str, wanted: Modality) -> Embeddings:
+    path, at, second = name.rpartition("@")
+    at_s = float(second) if at and second.replace(".", "", 1).isdigit() else 0.0
+    path = path if at_s or (at and second == "0") else name
+    stretches = plan(path, segment_s=embedder.segment_s)
+    start_s, end_s = next((part for part in stretches if at_s < part[1]), stretches[-1])
+    segment = read(embedder, path, start_s=start_s, end_s=end_s)
     media = embedder.embed_media([segment])
-    usable = {m: part for m, part in media.items() if m in wanted[by] and part.present.all()}
+    usable = {m: part for m, part in media.items() if m in wanted and part.present.all()}
     if not usable:
-        missing = f"no {wanted[by].label} in its first segment to search by"
-        raise MediaError(str(query), "missing_modality", f"{missing}; use another file or --by")
-    return _in_float32(join(usable, wanted[by]))
+        missing = f"no {wanted.label} in its segment at {start_s:g} s to search by"
+        raise MediaError(path, "missing_modality", f"{missing}; use another file or --by")
+    return _in_float32(join(usable, wanted))
 
 
-def rank(blocks: Iterable[Block], query: Embeddings, *, group: Modality, limit: int) -> list[Hit]:
+def _side_by_side(first: Embeddings, second: Embeddings) -> Embeddings:
+    """Both as one query, of which each makes up half."""
+    halves = [token_weights(part).clamp(min=1e-9).log() for part in (first, second)]
+    return Embeddings(
+        vectors=torch.cat([first.vectors, second.vectors], dim=1),
+        weight_logits=torch.cat(halves, dim=1),
+        valid=torch.cat([first.valid, second.valid], dim=1),
+    )
+
+
+Scores = dict[Modality, Float[np.ndarray, " segments"]]
+"""By group; NaN for a segment that has nothing of it."""
+
+
+def score(block: Block, query: Query, groups: Iterable[Modality]) -> Scores:
+    """Compare every segment with a query, group by group."""
+    scores: Scores = {}
+    for group in groups:
+        if group == Modality.TEXT:
+            scores[group] = coverage(block.rows, query.words)
+        elif (joined := block.joined(group)) is not None:
+            found = similarity(query.tokens, joined)[0]
+            scores[group] = torch.where(joined.present, found, torch.nan).numpy()
+        else:
+            scores[group] = np.full(block.rows.num_rows, np.nan)
+    return scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """How much each group counts for a query, and what it scores on average."""
+
+    weights: Weights
+    average: dict[Modality, float]
+    is_fixed: bool
+    """False if the query decided; then a segment without what counts is still a hit."""
+
+    def total(self, scores: Scores) -> Float[np.ndarray, " segments"]:
+        """The weighted sum; a group that a segment lacks counts as average, NaN for no hit."""
+        parts = {group: scores[group] for group in self.weights}
+        filled = [
+            weight * np.nan_to_num(parts[group], nan=self.average[group])
+            for group, weight in self.weights.items()
+        ]
+        total = np.sum(filled, axis=0)
+        if not self.is_fixed:
+            return total
+        lacks_all = np.all([np.isnan(part) for part in parts.values()], axis=0)
+        return np.where(lacks_all, np.nan, total)
+
+
+def balance(scores: Sequence[Scores], weights: Weights | None) -> Balance:
+    """Decide how much each group counts.
+
+    A query is about the group in which its best match stands out most from the average: what it
+    does not speak of scores alike everywhere. Plain averaging would let that noise in.
+
+    Args:
+        scores: Of all segments or a sample of them, by every group that could count.
+        weights: If they are fixed.
+
+    Returns:
+        Weights that add up to 1.
+    """
+    average, lead = {}, {}
+    for group in scores[0] if scores else ():
+        values = np.concatenate([part[group] for part in scores])
+        values = values[~np.isnan(values)]
+        average[group] = float(values.mean()) if len(values) else 0.0
+        lead[group] = float(values.max()) - average[group] if len(values) else -np.inf
+    is_fixed = weights is not None
+    if weights is None:
+        best = max(lead.values(), default=0.0)
+        raw = {group: np.exp(_SHARPNESS * (value - best)) for group, value in lead.items()}
+        kept = {group: float(w) for group, w in raw.items() if w > _NEGLIGIBLE}
+        weights = {group: w / sum(kept.values()) for group, w in kept.items()}
+    known = dict.fromkeys(weights, 0.0) | average
+    return Balance(weights=weights, average=known, is_fixed=is_fixed)
+
+
+def rank(
+    blocks: Iterable[Block], query: Query, *, weights: Weights | None, limit: int
+) -> list[Hit]:
     """Find the best segments by scoring all of them.
 
     Args:
         blocks: All segments.
-        query: One row of tokens.
-        group: The modalities of the segments to score.
+        query: What to look for.
+        weights: How much each group counts; None lets the query decide.
         limit: How many hits to return at most.
 
     Returns:
         Hits, best first; equal ones by path and time.
     """
-    best: list[Hit] = []
-    for block in blocks:
-        best += _best_of(block, query, group=group, limit=limit)
-        best.sort(key=lambda hit: (-round(hit.score / _TIE), hit.path, hit.start_s))
-        del best[limit:]
-    return best
+    groups = query.groups if weights is None else tuple(weights)
+    read_once = list(blocks)
+    scores = [score(block, query, groups) for block in read_once]
+    return best_of(read_once, scores, query, balance(scores, weights), limit=limit)
 
 
-def _best_of(block: Block, query: Embeddings, *, group: Modality, limit: int) -> list[Hit]:
-    """The block's best hits and all that tie with the last of them."""
-    asked = {single: part for single, part in block.media.items() if single in group}
-    if not asked:
+def best_of(
+    blocks: Sequence[Block],
+    scores: Sequence[Scores],
+    query: Query,
+    balanced: Balance,
+    *,
+    limit: int,
+) -> list[Hit]:
+    """Make hits of the best segments and all that tie with the last of them, then cut."""
+    totals = [balanced.total(part) for part in scores]
+    every = np.concatenate([np.empty(0), *totals])
+    every = every[~np.isnan(every)]
+    if not len(every):
         return []
-    joined = join(asked, group)
-    scores = similarity(query, _in_float32(joined))[0].masked_fill(~joined.present, -torch.inf)
-    worst = scores.topk(min(limit, len(scores))).values[-1]
-    rows = torch.nonzero((scores >= worst - _TIE) & joined.present)[:, 0]
-    return _hits(block, rows, scores=scores[rows], query=query, group=group)
+    worst = np.partition(every, -min(limit, len(every)))[-min(limit, len(every))]
+    hits: list[Hit] = []
+    for block, total in zip(blocks, totals, strict=True):
+        rows = np.flatnonzero(total >= worst - _TIE)
+        hits += _hits(block, rows, total[rows], query, balanced)
+    hits.sort(key=lambda hit: (-round(hit.score / _TIE), hit.path, hit.start_s))
+    return hits[:limit]
+
+
+def candidates(
+    tables: Tables,
+    sample: Sequence[Block],
+    scores: Sequence[Scores],
+    query: Query,
+    balanced: Balance,
+    where: str | None,
+) -> list[Block]:
+    """Pick the segments of an indexed table that may be among the best.
+
+    Args:
+        tables: The library's tables.
+        sample: Segments that stand for all.
+        scores: Theirs.
+        query: What to look for.
+        balanced: How much each group counts.
+        where: A filter.
+
+    Returns:
+        Some hundred segments.
+    """
+    found: list[int] = []
+    if Modality.TEXT in balanced.weights:
+        text = " ".join(query.words)
+        found += tables.matching(text, limit=_NUM_CANDIDATES, where=where)
+    if not balanced.weights.keys() - {Modality.TEXT}:
+        return _taken(tables, found)
+    asked = _probes(sample, scores, query, balanced, num=_PROBES)
+    near = _unlike(asked, asked[:0])
+    found += tables.nearest(near, limit=_NUM_CANDIDATES // len(near), where=where)
+    first = _taken(tables, found)
+    first_scores = [score(block, query, balanced.weights) for block in first]
+    new = _unlike(_probes(first, first_scores, query, balanced, num=1), near)
+    if not len(new):
+        return first
+    more = tables.nearest(new, limit=_NUM_CANDIDATES // _PROBES, where=where)
+    return first + _taken(tables, set(more).difference(found))
+
+
+def _taken(tables: Tables, row_ids: Iterable[int]) -> list[Block]:
+    unique = sorted(set(row_ids))
+    return [Block.of(batch) for batch in tables.take(unique) if batch.num_rows] if unique else []
+
+
+def _probes(
+    blocks: Sequence[Block],
+    scores: Sequence[Scores],
+    query: Query,
+    balanced: Balance,
+    *,
+    num: int,
+) -> Float[np.ndarray, "queries pooled"]:
+    """The linear functions by which the best segments of some blocks are scored."""
+    best = sorted(
+        (-float(total[row]), number, int(row))
+        for number, total in enumerate(map(balanced.total, scores))
+        for row in np.argsort(-np.nan_to_num(total, nan=-9.0))[:num]
+    )
+    found = [linear(blocks[n], row, query.tokens, balanced.weights) for _, n, row in best[:num]]
+    return np.array(found, np.float32)
+
+
+def _unlike(
+    probes: Float[np.ndarray, "queries pooled"], known: Float[np.ndarray, "known pooled"]
+) -> Float[np.ndarray, "new pooled"]:
+    """Leave out functions that are like an earlier or a known one."""
+    kept = list(known)
+    for probe in probes:
+        lengths = [np.linalg.norm(probe) * np.linalg.norm(other) for other in kept]
+        if all(probe @ other < _ALIKE * n for other, n in zip(kept, lengths, strict=True)):
+            kept.append(probe)
+    return np.array(kept[len(known) :], np.float32)
+
+
+def linear(
+    block: Block, row: int, tokens: Embeddings, weights: Weights
+) -> Float[np.ndarray, " pooled"]:
+    """The function of a segment's mean tokens that equals the score around one segment.
+
+    Every word keeps the modality whose token matched it best, every token the word that did.
+
+    Args:
+        block: Where the segment is.
+        row: Its place there.
+        tokens: One row, the query's.
+        weights: Of the groups that count.
+
+    Returns:
+        Factors of the mean vision token and of the mean audio token, in a row.
+    """
+    words, word_weights = tokens.vectors[0].numpy(), token_weights(tokens)[0].numpy()
+    said = tokens.valid[0].numpy()
+    parts = {
+        single: _in_float32(block.media[single], torch.tensor([row]))
+        for single in INDEXED
+        if single in block.media
+    }
+    total = np.zeros((len(INDEXED), words.shape[1]), np.float32)
+    for group, weight in weights.items():
+        singles = [single for single in parts if single in group]
+        if not singles:
+            continue
+        joined = join({single: parts[single] for single in singles}, group)
+        lengths = [parts[single].valid.shape[1] for single in singles]
+        owner = np.repeat([INDEXED.index(single) for single in singles], lengths)
+        can_match = said[:, None] & joined.valid[0].numpy()
+        cosine = np.where(can_match, words @ joined.vectors[0].numpy().T, -9.0)
+        media_weights = token_weights(joined)[0].numpy()
+        chosen, best_word = owner[cosine.argmax(axis=1)], words[cosine.argmax(axis=0)]
+        for place in range(len(INDEXED)):
+            total[place] += weight / 2 * (word_weights * (chosen == place)) @ words
+            total[place] += weight / 2 * (media_weights * (owner == place)) @ best_word
+    return total.flatten()
 
 
 def _hits(
-    block: Block, rows: torch.Tensor, *, scores: torch.Tensor, query: Embeddings, group: Modality
+    block: Block,
+    rows: Float[np.ndarray, " hits"],
+    totals: Float[np.ndarray, " hits"],
+    query: Query,
+    balanced: Balance,
 ) -> list[Hit]:
     alone: dict[Modality, np.ndarray] = {}
-    for single in (single for single in AUDIOVISUAL if single in block.media):
-        chosen = _in_float32(block.media[single], rows)
-        alone[single] = np.where(chosen.present, similarity(query, chosen)[0], np.nan)
+    when: dict[Modality, np.ndarray] = {}
+    for single in (single for single in AUDIOVISUAL if single in block.media and len(rows)):
+        chosen = _in_float32(block.media[single], torch.from_numpy(rows))
+        alone[single] = np.where(chosen.present, similarity(query.tokens, chosen)[0], np.nan)
+        when[single] = _best_place(query.tokens, chosen)
+    if query.words and len(rows):
+        alone[Modality.TEXT] = coverage(block.rows.take(pa.array(rows)), query.words)
+    asked = Modality(0)
+    for group in balanced.weights:
+        asked |= group
     hits = []
-    for index, row in enumerate(rows.tolist()):
+    for index, row in enumerate(block.rows.take(pa.array(rows)).to_pylist()):
         has = {single: float(s[index]) for single, s in alone.items() if not np.isnan(s[index])}
         used = Modality(0)
         for single in has:
-            used |= single & group
-        hit = Hit(
-            path=block.paths[row],
-            start_s=block.start_s[row],
-            end_s=block.end_s[row],
-            score=float(scores[index]),
-            by_modality={single.label: score for single, score in has.items()},
-            modalities_used=used,
-            caption=block.captions[row],
-        )
-        hits.append(hit)
+            used |= single & asked
+        matched = max((s for s in has if s in used), key=lambda s: has[s], default=used)
+        place = float(when[matched][index]) if matched in when else 0.0
+        total = float(totals[index])
+        found = Hit.of(row, score=total, by_modality=has, used=used, matched=matched, place=place)
+        hits.append(found)
     return hits
 
 
-def _in_float32(embeddings: Embeddings, rows: torch.Tensor | None = None) -> Embeddings:
+def _best_place(query: Embeddings, media: Embeddings) -> Float[np.ndarray, " segments"]:
+    """Where in each segment its best-matching token lies, from 0 to 1."""
+    weighted = torch.einsum("twe,mne->tmwn", query.vectors, media.vectors)[0]
+    weighted = torch.einsum("mwn,w->mn", weighted, token_weights(query)[0])
+    best = weighted.masked_fill(~media.valid, -9.0).argmax(dim=1)
+    return ((best + 0.5) / media.valid.sum(dim=1).clamp(min=1)).clamp(max=1.0).numpy()
+
+
+def _in_float32(embeddings: Embeddings, rows: Tensor | None = None) -> Embeddings:
+    """Copy embeddings, or some of their rows, for computing on the CPU."""
     chosen = slice(None) if rows is None else rows
     return Embeddings(
         vectors=embeddings.vectors[chosen].float().cpu(),

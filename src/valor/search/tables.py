@@ -4,6 +4,10 @@ Two LanceDB tables: `segments` (vectors) and `files` (one row per file that was 
 file is ingested it gets a new key. Its segments are written first, under that key; its row in
 `files` comes last and is the commit. Segments whose key is in no file's row do not exist: an ingest
 that was killed, or a file that was replaced, leaves such orphans until `Tables.sweep`.
+
+A large table has an index over `pooled`: the weighted mean of a segment's vision tokens, and that
+of its audio tokens behind it; zeros stand for neither, and add nothing to a dot product. Rows that
+were written later are compared one by one until `Tables.index` takes them in.
 """
 
 import datetime
@@ -15,8 +19,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Float
 
-from valor.errors import DependencyError, LibraryError
+from valor.errors import DependencyError, LibraryError, UsageError
 from valor.models.fusion import token_weights
 from valor.types import MEDIA_GROUPS, Embeddings, Modality
 
@@ -24,6 +29,17 @@ _READ_ROWS = 2048
 _DELETE_PATHS = 1000
 _KEEP_VERSIONS = datetime.timedelta(minutes=1)
 """A reader in another process may still be in an old version; a scan takes seconds."""
+
+_MIN_INDEXED = 5_000
+"""Fewer segments are scored one by one, in less time than an index would save."""
+_MAX_TAIL = 0.1
+"""Of the segments may be outside the index after an ingest."""
+_PARTITION_ROWS = 500_000
+"""One graph each: more would need more memory to build."""
+_EF = 300
+"""Nodes of the graph that a search keeps in view."""
+_MAX_PARTITIONS = 64
+TEXT_FIELDS = ("caption", "speech", "screen")
 
 _NOTHING = Modality(0)
 _SEGMENT_SCHEMA = pa.schema(
@@ -34,10 +50,15 @@ _SEGMENT_SCHEMA = pa.schema(
         ("end_s", pa.float64()),
         ("modalities", pa.string()),
         ("caption", pa.string()),
+        ("speech", pa.string()),
+        ("screen", pa.string()),
+        ("metadata", pa.string()),
     ]
 )
 """What describes a segment; its vectors follow."""
 SEGMENT_FIELDS = _SEGMENT_SCHEMA.names[1:]
+INDEXED = (Modality.VISION, Modality.AUDIO)
+"""The parts of `pooled`."""
 _FILE_SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -84,6 +105,8 @@ class Tables:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._live: tuple[int, np.ndarray] | None = None
+        self._indexed: tuple[int, set[str]] | None = None
         try:
             database = _connect(folder)
             self._files = database.open_table("files")
@@ -134,20 +157,108 @@ class Tables:
         """Merge small pieces and free the space of what was deleted."""
         self._files.optimize(cleanup_older_than=_KEEP_VERSIONS)
         self._segments.optimize(cleanup_older_than=_KEEP_VERSIONS)
+        self.index(anew=True)
 
-    def segments(self, *, with_vectors: bool) -> Iterator[pa.RecordBatch]:
-        """Read all segments, a few thousand at a time."""
+    def segments(self, *, with_vectors: bool, where: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Read all segments, or those of a filter, a few thousand at a time.
+
+        Args:
+            with_vectors: Whether to read tokens.
+            where: SQL over the fields that describe a segment.
+
+        Yields:
+            Segments.
+
+        Raises:
+            UsageError: If the filter makes no sense.
+        """
         live = self._live_keys()
-        columns = ["key", *SEGMENT_FIELDS]
-        if with_vectors:
-            columns += [name for group in MEDIA_GROUPS for name in _vector_fields(group)[:2]]
-        for batch in self._segments.search().select(columns).to_batches(_READ_ROWS):
-            is_live = np.isin(batch.column("key").to_numpy(), live)
-            if is_live.any():
-                yield batch.filter(pa.array(is_live))
+        columns = _VECTOR_COLUMNS if with_vectors else _COLUMNS
+        search = self._segments.search().select(columns)
+        try:
+            batches = search.where(where) if where else search
+            for batch in batches.to_batches(_READ_ROWS):
+                if (kept := _only(batch, live)).num_rows:
+                    yield kept
+        except (ValueError, RuntimeError) as error:
+            raise _wrong_filter(where, error) from None
+
+    def sample(self, num: int) -> list[pa.RecordBatch]:
+        """Read some segments with their vectors, evenly spread."""
+        offsets = np.linspace(0, self._segments.count_rows() - 1, num).astype(int)
+        taken = self._segments.take_offsets(sorted(set(offsets.tolist())))
+        return self._read(taken)
+
+    def take(self, row_ids: Sequence[int]) -> list[pa.RecordBatch]:
+        """Read segments with their vectors, by what `nearest` and `matching` found."""
+        return self._read(self._segments.take_row_ids(list(row_ids)))
+
+    def nearest(
+        self, queries: Float[np.ndarray, "queries pooled"], *, limit: int, where: str | None
+    ) -> list[int]:
+        """Find the segments with the greatest dot products of `pooled`, for any of the queries."""
+        search = self._segments.search(list(queries), vector_column_name="pooled")
+        search = search.distance_type("dot").ef(max(_EF, limit)).nprobes(_MAX_PARTITIONS)
+        return _row_ids(search.limit(limit), "_distance", where)
+
+    def matching(self, text: str, *, limit: int, where: str | None) -> list[int]:
+        """Find the segments that share words with a text in a caption or a text track."""
+        found: list[int] = []
+        for field in [field for field in TEXT_FIELDS if field in self.indexed()]:
+            search = self._segments.search(text, query_type="fts", fts_columns=field)
+            found += _row_ids(search.limit(limit), "_score", where)
+        return found
+
+    def indexed(self) -> set[str]:
+        """The columns that have an index: `pooled` if `nearest` has more to offer than a scan."""
+        version = self._segments.version
+        if self._indexed is None or self._indexed[0] != version:
+            columns = {index.columns[0] for index in self._segments.list_indices()}
+            self._indexed = version, columns
+        return self._indexed[1]
+
+    def index(self, *, anew: bool = False) -> None:
+        """Bring the index up to date; only for the one process that holds the library's lock.
+
+        Args:
+            anew: Build it again, instead of adding to it what is not yet in it.
+        """
+        if self._segments.count_rows() < _MIN_INDEXED:
+            return
+        names = {index.columns[0]: index.name for index in self._segments.list_indices()}
+        if anew or "pooled" not in names:
+            self._build()
+            return
+        stats = self._segments.index_stats(names["pooled"])
+        if stats.num_unindexed_rows > _MAX_TAIL * self._segments.count_rows():
+            self._segments.optimize(cleanup_older_than=_KEEP_VERSIONS)
+
+    def _build(self) -> None:
+        from lancedb.index import FTS, HnswSq
+
+        num_rows = self._segments.count_rows()
+        graph = HnswSq(
+            distance_type="dot",
+            num_partitions=min(-(-num_rows // _PARTITION_ROWS), _MAX_PARTITIONS),
+            m=16,
+            ef_construction=100,
+        )
+        self._segments.create_index("pooled", config=graph)
+        for field in TEXT_FIELDS:
+            if self._segments.count_rows(f"{field} IS NOT NULL"):
+                self._segments.create_index(field, config=FTS(remove_stop_words=False))
+
+    def _read(self, taken: Any) -> list[pa.RecordBatch]:
+        live = self._live_keys()
+        batches = taken.select(_VECTOR_COLUMNS).to_arrow().combine_chunks().to_batches()
+        return [_only(batch, live) for batch in batches]
 
     def _live_keys(self) -> np.ndarray:
-        return self._files.search().select(["key"]).to_arrow()["key"].to_numpy()
+        version = self._files.version
+        if self._live is None or self._live[0] != version:
+            keys = self._files.search().select(["key"]).to_arrow()["key"].to_numpy()
+            self._live = version, keys
+        return self._live[1]
 
 
 def create_tables(folder: Path, embed_dim: int) -> None:
@@ -170,15 +281,19 @@ def segment_table(rows: Sequence[dict[str, Any]], media: dict[Modality, Embeddin
         One row per segment that has any modality.
     """
     embed_dim = next(iter(media.values())).vectors.shape[2]
+    means = torch.zeros(len(rows), len(INDEXED), embed_dim)
     groups = [_NOTHING] * len(rows)
     columns: dict[str, pa.Array] = {}
     for single in MEDIA_GROUPS:
         embeddings = media.get(single) or _no_embeddings(len(rows), embed_dim)
         columns |= zip(_vector_fields(single), _vector_columns(embeddings), strict=True)
+        if single in INDEXED:
+            means[:, INDEXED.index(single)] = token_mean(embeddings)
         for row in torch.nonzero(embeddings.present)[:, 0].tolist():
             groups[row] |= single
     labelled = [row | {"modalities": group.label} for row, group in zip(rows, groups, strict=True)]
     table = pa.Table.from_pylist(labelled, schema=_SEGMENT_SCHEMA)
+    columns["pooled"] = _fixed(means, len(INDEXED) * embed_dim)
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table.filter(pa.array([group != _NOTHING for group in groups]))
@@ -186,7 +301,7 @@ def segment_table(rows: Sequence[dict[str, Any]], media: dict[Modality, Embeddin
 
 def embeddings_of(batch: pa.RecordBatch, single: Modality) -> Embeddings:
     """Read one modality's vectors back, padded to the longest row, in float16."""
-    vectors_field, logits_field, _ = _vector_fields(single)
+    vectors_field, logits_field = _vector_fields(single)
     lists = batch.column(vectors_field)
     counts = lists.value_lengths().to_numpy()
     valid = np.arange(counts.max(initial=0)) < counts[:, None]
@@ -200,6 +315,12 @@ def embeddings_of(batch: pa.RecordBatch, single: Modality) -> Embeddings:
         weight_logits=torch.from_numpy(logits),
         valid=torch.from_numpy(valid),
     )
+
+
+def token_mean(embeddings: Embeddings) -> Float[torch.Tensor, "batch embed"]:
+    """The weighted mean of each row's tokens; zeros for a row without any."""
+    weights = token_weights(embeddings).cpu().float()
+    return torch.einsum("bn,bne->be", weights, embeddings.vectors.cpu().float())
 
 
 def parse_modalities(label: str) -> Modality:
@@ -222,33 +343,34 @@ def _segment_schema(embed_dim: int) -> pa.Schema:
     vector = pa.list_(pa.float16(), embed_dim)
     schema = _SEGMENT_SCHEMA
     for single in MEDIA_GROUPS:
-        types = (pa.list_(vector), pa.list_(pa.float16()), vector)
+        types = (pa.list_(vector), pa.list_(pa.float16()))
         for name, kind in zip(_vector_fields(single), types, strict=True):
             schema = schema.append(pa.field(name, kind))
-    return schema
+    return schema.append(pa.field("pooled", pa.list_(pa.float16(), len(INDEXED) * embed_dim)))
 
 
-def _vector_fields(single: Modality) -> tuple[str, str, str]:
-    name = single.label
-    return f"{name}_vectors", f"{name}_weight_logits", f"{name}_pooled"
+def _vector_fields(single: Modality) -> tuple[str, str]:
+    return f"{single.label}_vectors", f"{single.label}_weight_logits"
 
 
-def _vector_columns(embeddings: Embeddings) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """Token vectors, their logits, and their weighted mean (null without tokens)."""
+_COLUMNS = ["key", *SEGMENT_FIELDS]
+_VECTOR_COLUMNS = _COLUMNS + [name for group in MEDIA_GROUPS for name in _vector_fields(group)]
+
+
+def _vector_columns(embeddings: Embeddings) -> tuple[pa.Array, pa.Array]:
+    """Token vectors and their logits."""
     valid = embeddings.valid.cpu()
     vectors = embeddings.vectors.cpu().float()
     dim = vectors.shape[2]
     offsets = pa.array(np.append(0, valid.sum(dim=1).cumsum(0).numpy()), pa.int32())
-    pooled = torch.einsum("bn,bne->be", token_weights(embeddings).cpu().float(), vectors)
     return (
         pa.ListArray.from_arrays(offsets, _fixed(vectors[valid], dim)),
         pa.ListArray.from_arrays(offsets, _halves(embeddings.weight_logits.cpu()[valid])),
-        _fixed(pooled, dim, mask=pa.array(~valid.any(dim=1).numpy())),
     )
 
 
-def _fixed(vectors: torch.Tensor, dim: int, *, mask: pa.Array | None = None) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(_halves(vectors.flatten()), dim, mask=mask)
+def _fixed(vectors: torch.Tensor, dim: int) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(_halves(vectors.flatten()), dim)
 
 
 def _halves(values: torch.Tensor) -> pa.Array:
@@ -261,6 +383,28 @@ def _no_embeddings(num_rows: int, embed_dim: int) -> Embeddings:
         weight_logits=torch.zeros(num_rows, 0),
         valid=torch.zeros(num_rows, 0, dtype=torch.bool),
     )
+
+
+def _only(batch: pa.RecordBatch, live: np.ndarray) -> pa.RecordBatch:
+    return batch.filter(pa.array(np.isin(batch.column("key").to_numpy(), live)))
+
+
+def _row_ids(search: Any, score: str, where: str | None) -> list[int]:
+    search = search.select([score]).with_row_id(True)
+    try:
+        found = (search.where(where) if where else search).to_arrow()
+    except (ValueError, RuntimeError) as error:
+        raise _wrong_filter(where, error) from None
+    return found["_rowid"].to_pylist()
+
+
+def _wrong_filter(where: str | None, error: Exception) -> Exception:
+    """What a failed read is: the filter's fault, or none of the user's."""
+    if where is None:
+        return error
+    problem = str(error).partition("\n")[0]
+    fields = ", ".join(SEGMENT_FIELDS)
+    return UsageError(f"cannot filter by {where!r} ({problem}); use SQL over {fields}")
 
 
 def _file_row(row: dict[str, Any]) -> FileRow:

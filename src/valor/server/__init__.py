@@ -1,1 +1,1 @@
-"""The page and the HTTP interface over one library. Entry point: `app.create_app`."""
+"""Pages and interfaces over HTTP. Entry points: `app.create_app` over a library, `annotate`."""

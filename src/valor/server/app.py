@@ -106,7 +106,7 @@ def _routed(lifespan: Any, guard: GuardConfig, metrics: Metrics) -> FastAPI:
 
 
 def _service(library: Path, model: BatchedModel, roots: Sequence[Path], scratch: Path) -> Service:
-    folders = {name: scratch / name for name in ("uploads", "previews", "moments")}
+    folders = {name: scratch / name for name in ("uploads", "previews")}
     for folder in folders.values():
         folder.mkdir(mode=0o700)
     opened = Library(library, model=model)
@@ -116,7 +116,6 @@ def _service(library: Path, model: BatchedModel, roots: Sequence[Path], scratch:
         files=MediaFiles(opened, roots),
         views=Views(folders["previews"]),
         uploads=Uploads(folders["uploads"]),
-        scratch=folders["moments"],
     )
 
 

@@ -19,11 +19,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from valor.config import configclass
 from valor.server.metrics import Metrics
 from valor.server.problems import Problem, response
+from valor.server.web import TOKEN_COOKIE, is_loopback
 
-COOKIE = "valor_token"
 _OPEN_PATHS = {"/healthz"}
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SECURITY = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -52,7 +51,7 @@ class GuardConfig:
     @property
     def is_loopback(self) -> bool:
         """True if only programs of this machine can ask."""
-        return self.host in _LOOPBACK
+        return is_loopback(self.host)
 
 
 class Guard:
@@ -118,7 +117,7 @@ class Guard:
 
     def _check_host(self, headers: Headers) -> None:
         name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if self._config.is_loopback and name not in _LOOPBACK:
+        if self._config.is_loopback and not is_loopback(name):
             raise Problem(421, f"this is no server of {name!r}; ask for localhost")
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
@@ -131,7 +130,7 @@ class Guard:
         token = self._config.token
         if token is None:
             return
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        cookie = SimpleCookie(headers.get("cookie", "")).get(TOKEN_COOKIE)
         query = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
         given = (headers.get("authorization", "").removeprefix("Bearer "), query[0])
         given += (cookie.value if cookie else "",)

@@ -13,11 +13,11 @@ import valor
 from valor.errors import ValorError
 from valor.server import problems, schemas
 from valor.server.batching import BusyError, Entrance, unless_left
-from valor.server.guard import COOKIE
 from valor.server.jobs import Job, Jobs
 from valor.server.media import PREVIEW_S
 from valor.server.problems import Problem
 from valor.server.service import Service, joined
+from valor.server.web import TOKEN_COOKIE
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def page(request: Request) -> Response:
     token = request.query_params.get("token")
     if token is not None and token == request.app.state.guard.token:
         response = Response(status_code=303, headers={"Location": "/"})
-        response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+        response.set_cookie(TOKEN_COOKIE, token, httponly=True, samesite="strict")
     return response
 
 

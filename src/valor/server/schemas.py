@@ -81,7 +81,13 @@ class Hit(BaseModel):
     matched: str
     """The modality that fits best."""
     modalities_used: str
+    moment_s: float
+    """The second that fits best."""
     caption: str | None
+    speech: str | None
+    screen: str | None
+    num_copies: int
+    """Other files with the same stretch."""
 
 
 class SearchResponse(BaseModel):

@@ -5,7 +5,6 @@ Every method blocks and may be called from any thread.
 
 import base64
 import math
-import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from valor.errors import MediaError, ModelError
-from valor.media.browser import Playability, write_preview
+from valor.media.browser import Playability
 from valor.media.segments import cut
 from valor.models.fusion import pooled
 from valor.search.ingest import Progress, find_files
 from valor.search.library import Library
-from valor.search.query import Hit
+from valor.search.results import Hit
 from valor.server import schemas
 from valor.server.batching import BatchedModel
 from valor.server.jobs import Job
@@ -46,7 +45,6 @@ class Service:
         files: The library's files.
         views: Facts and pictures of them.
         uploads: What clients sent.
-        scratch: Folder for files of a moment.
     """
 
     def __init__(
@@ -57,34 +55,18 @@ class Service:
         files: MediaFiles,
         views: Views,
         uploads: Uploads,
-        scratch: Path,
     ) -> None:
         self.library = library
         self.model = model
         self.files = files
         self.views = views
         self.uploads = uploads
-        self._scratch = scratch
         self._examples: tuple[int, list[str]] = (-1, [])
 
     def search(self, request: schemas.SearchRequest) -> list[schemas.Hit]:
         """Find moments; raises what `Library.search` raises, and `Problem` for unknown ids."""
-        wanted = request.limit * _CANDIDATES
-        lists = []
-        if request.text:
-            lists.append(self._balanced(request.text, "text", request.balance, wanted))
-        if request.upload:
-            upload = self.uploads.find(request.upload)
-            by = request.by or upload.kind
-            try:
-                lists.append(self._balanced(upload.path, by, request.balance, wanted))
-            except MediaError as error:
-                raise MediaError("upload", error.reason, error.detail) from None
-        if request.segment:
-            lists.append(self._like(request.segment, request.by or "video", request, wanted))
-        hits = lists[0] if len(lists) == 1 else _fused(lists)
         readable = self.files.paths()
-        rows = ((media_id(hit.path), hit) for hit in hits)
+        rows = ((media_id(hit.path), hit) for hit in self._hits(request))
         return [self._row(name, hit) for name, hit in rows if name in readable][: request.limit]
 
     def timed_search(self, request: schemas.SearchRequest) -> tuple[list[schemas.Hit], float]:
@@ -93,44 +75,31 @@ class Service:
         hits = self.search(request)
         return hits, (time.perf_counter() - begin_s) * 1000
 
-    def _like(
-        self, segment: schemas.Stretch, by: str, request: schemas.SearchRequest, wanted: int
-    ) -> list[Hit]:
-        """What looks or sounds like a stretch, without the stretch itself."""
-        path = self.files.find(segment.media)
-        scratch = self._scratch / f"{secrets.token_hex(8)}.mp4"
+    def _hits(self, request: schemas.SearchRequest) -> list[Hit]:
+        wanted = request.limit * _CANDIDATES
+        upload = self.uploads.find(request.upload) if request.upload else None
+        by = request.by or (upload.kind if upload else "video")
+        if request.text and upload and by == "audio":
+            using = _using("text", request.balance)
+            also = upload.path
+            return self.library.search(request.text, also=also, using=using, limit=wanted)
+        lists = []
+        if request.text:
+            using = _using("text", request.balance)
+            lists.append(self.library.search(request.text, using=using, limit=wanted))
+        using = _using(by, request.balance)
         try:
-            end_s = max(segment.end_s, segment.start_s + 0.5)
-            write_preview(str(path), str(scratch), start_s=segment.start_s, end_s=end_s)
-            hits = self._balanced(scratch, by, request.balance, wanted)
+            if upload:
+                lists.append(self.library.search(upload.path, by=by, using=using, limit=wanted))
+            if request.segment:
+                second = f"{request.segment.start_s:.3f}".rstrip("0").rstrip(".")
+                query = f"{self.files.find(request.segment.media)}@{second}"
+                hits = self.library.search(query, by=by, using=using, limit=wanted)
+                lists.append(_others(hits, request.segment))
         except MediaError as error:
-            raise MediaError(str(path), error.reason, error.detail) from None
-        finally:
-            scratch.unlink(missing_ok=True)
-        return [
-            hit
-            for hit in hits
-            if media_id(hit.path) != segment.media
-            or hit.end_s <= segment.start_s
-            or hit.start_s >= segment.end_s
-        ]
-
-    def _balanced(
-        self, query: str | Path, by: str, balance: float | None, wanted: int
-    ) -> list[Hit]:
-        """Search by what is seen and heard, each with its weight."""
-        if balance is None:
-            using = {"audio": "audio", "image": "vision"}.get(by, "auto")
-            return self.library.search(query, by=by, using=using, limit=wanted)
-        if balance in (0, 1):
-            using = "audio" if balance else "vision"
-            return self.library.search(query, by=by, using=using, limit=wanted)
-        found: dict[tuple[str, float], Hit] = {}
-        for using in ("vision", "audio", "audiovisual"):
-            for hit in self.library.search(query, by=by, using=using, limit=wanted):
-                found[hit.path, hit.start_s] = hit
-        weights = {"vision": 1 - balance, "audio": balance}
-        return sorted(found.values(), key=lambda hit: -_weighted(hit, weights))
+            name = "upload" if upload else error.path
+            raise MediaError(name, error.reason, error.detail) from None
+        return lists[0] if len(lists) == 1 else _fused(lists)
 
     def _row(self, name: str, hit: Hit) -> schemas.Hit:
         return schemas.Hit(
@@ -141,9 +110,13 @@ class Service:
             end_s=hit.end_s,
             score=hit.score,
             by_modality=hit.by_modality,
-            matched=max(hit.by_modality, key=lambda one: hit.by_modality[one], default=""),
+            matched=hit.matched.label,
             modalities_used=hit.modalities_used.label,
+            moment_s=hit.moment_s,
             caption=hit.caption,
+            speech=hit.speech,
+            screen=hit.screen,
+            num_copies=len(hit.copies),
         )
 
     def shown(self, path: str | Path) -> str:
@@ -303,11 +276,22 @@ def joined(parts: Sequence[schemas.Said], *, is_answer: bool) -> schemas.Describ
     )
 
 
-def _weighted(hit: Hit, weights: dict[str, float]) -> float:
-    """The mean over what the segment has of what is weighted."""
-    has = {name: score for name, score in hit.by_modality.items() if name in weights}
-    total = sum(weights[name] for name in has)
-    return sum(weights[name] * score for name, score in has.items()) / total if total else -1.0
+def _using(by: str, balance: float | None) -> str | dict[str, float]:
+    """What of the segments to compare, by the balance of a request."""
+    if balance is None:
+        return {"audio": "audio", "image": "vision"}.get(by, "auto")
+    return {"vision": 1 - balance, "audio": balance}
+
+
+def _others(hits: Sequence[Hit], segment: schemas.Stretch) -> list[Hit]:
+    """Hits that are not the segment itself."""
+    return [
+        hit
+        for hit in hits
+        if media_id(hit.path) != segment.media
+        or hit.end_s <= segment.start_s
+        or hit.start_s >= segment.end_s
+    ]
 
 
 def _fused(lists: Sequence[Sequence[Hit]]) -> list[Hit]:

@@ -1,65 +1,42 @@
-"""The one training loop, for pretraining and fine-tuning.
+"""The one training loop, whatever is trained.
 
-Everything random is a function of seed and step, so running the same command again goes on where
-the last state was written, with exactly the batches and masks of an uninterrupted run.
+A step that would spoil the weights is left out and counted; a signal, and whatever else ends a run,
+leaves a state from which the same command goes on.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import json
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
 
-from valor.checkpoints.folder import save_model
-from valor.config import configclass, fingerprint
-from valor.data.collate import collate_training
-from valor.data.manifest import Record
-from valor.data.mixture import step_rng, step_rows
-from valor.data.samples import SampleStore, load_store
-from valor.errors import ManifestError
-from valor.models.valor import ValorConfig
+from valor.errors import TrainingError
 from valor.objectives.base import LossTerm
-from valor.processing.processor import Processor, ProcessorConfig
-from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.monitor import Monitor, Report, silent
 from valor.training.optim import OptimConfig, Optimizer
-from valor.training.start import FolderConfig, StartConfig, begin
-from valor.training.state import claim, load_state, save_state
-from valor.training.step import ObjectivesConfig, backward, loss_terms
-from valor.types import Batch
+from valor.training.state import load_state, save_state
+from valor.training.step import backward
 
 
-@configclass
-class TrainConfig:
-    """A complete run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLoss:
+    """What is learned from in one step."""
 
-    model: StartConfig = ValorConfig()
-    processor: ProcessorConfig = ProcessorConfig()
-    objectives: ObjectivesConfig = ObjectivesConfig()
-    adapt: AdaptConfig = AdaptConfig()
-    optim: OptimConfig = OptimConfig()
-    batch_size: int = 64
-    num_steps: int = 1000
-    seed: int = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 where the processor multiplies matrices in it."""
-    save_every: int = 200
-    """Steps between two states on disk."""
+    terms: dict[str, LossTerm]
+    """Nothing if no sample has what any objective needs."""
+    ids: Sequence[str] = ()
+    """Of the samples."""
+    left_out: int = 0
+    """Samples of the step that could not be read."""
 
-    def __post_init__(self) -> None:
-        """Reject sizes that do not fit together."""
-        if min(self.batch_size, self.num_steps, self.save_every) < 1:
-            raise ValueError("batch_size, num_steps and save_every must be at least 1")
-        if not isinstance(self.model, FolderConfig):
-            self.model.check(self.processor)
 
-    def run(self, records: Sequence[Record], out: Path, *, report: Report = silent) -> Path:
-        """Train a model; see `run` of this module."""
-        return run(self, records, out, report=report)
+Losses = Generator[StepLoss]
+"""Of one step after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,65 +49,11 @@ class Task:
     save_every: int
     """Steps between two states on disk."""
     seed: int
-    losses: Callable[[int], dict[str, LossTerm]]
-    """The loss terms of a step, which depend on step, weights and torch's random numbers alone."""
-
-
-def run(
-    config: TrainConfig, records: Sequence[Record], out: Path, *, report: Report = silent
-) -> Path:
-    """Train a model, or go on with a run that was stopped.
-
-    Args:
-        config: The complete run.
-        records: Training data.
-        out: Run folder; made if needed.
-        report: Told about progress in stages `prepare` and `train`.
-
-    Returns:
-        The model folder, `out/model`.
-
-    Raises:
-        ConfigError: If the folder holds a run of another configuration.
-        ManifestError: If no record can be read, or two have the same id.
-    """
-    if not any(record.captions or record.questions for record in records):
-        raise ManifestError(
-            f"none of {len(records)} records has a caption or a question to train on"
-        )
-    counts = Counter(record.id for record in records)
-    if len(counts) < len(records):
-        twice, count = counts.most_common(1)[0]
-        raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
-    claim(out, config, records)
-    torch.manual_seed(config.seed)
-    model, processor = begin(config.model, config.processor, records)
-    adapt(model, config.adapt)
-    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-    model.to(_dtype(config.precision))
-    store = load_store(
-        records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
-    )
-    if not len(store):
-        raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
-    special = processor.tokenizer.special
-
-    def losses(step: int) -> dict[str, LossTerm]:
-        batch = _batch(config, store, processor, step)
-        return loss_terms(model, batch, config.objectives, special)
-
-    task = Task(
-        model=model,
-        optim=config.optim,
-        num_steps=config.num_steps,
-        save_every=config.save_every,
-        seed=config.seed,
-        losses=losses,
-    )
-    weights = fit(task, out, report=report)
-    card = _card(config, store)
-    save_model(out / "model", model.config, merged(model, frozen | weights), processor, card=card)
-    return out / "model"
+    losses: Callable[[int], Losses]
+    """Of all steps from a first one to the last; those of a step depend on its number, the weights
+    and torch's random numbers alone."""
+    max_skipped: int = 10
+    """The run ends after so many steps in a row whose loss or gradient is not finite."""
 
 
 def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
@@ -143,45 +66,75 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
 
     Returns:
         All weights by name, in float32.
+
+    Raises:
+        TrainingError: After too many steps in a row without a finite loss and gradient; the last
+            state is from before them, and `skipped.json` names their samples.
+        KeyboardInterrupt: On SIGINT, once the step is done and the state written.
+        SystemExit: On SIGTERM, in the same way.
     """
     optimizer = Optimizer(task.model, task.optim, task.num_steps)
     start = load_state(out / "state", optimizer)
     task.model.train()
-    with closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor:
+    skipped: list[dict[str, object]] = []
+    with (
+        closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor,
+        closing(task.losses(start)) as losses,
+        _signals() as received,
+    ):
         for step in range(start, task.num_steps):
             torch.manual_seed(task.seed * 1_000_003 + step)
-            values = backward(task.losses(step))
+            found = next(losses)
+            values = backward(found.terms)
             values["grad_norm"] = optimizer.step(step)
             values["learning_rate"] = optimizer.learning_rate(step)
+            values |= {"left_out": found.left_out} if found.left_out else {}
+            if values["grad_norm"] < float("inf"):
+                skipped = []
+            else:
+                values["skipped"] = 1
+                skipped.append({"step": step, "ids": list(found.ids)})
             monitor.log(step, values)
             report("train", step + 1, task.num_steps)
-            if (step + 1) % task.save_every == 0 or step + 1 == task.num_steps:
+            if len(skipped) >= task.max_skipped:
+                raise _diverged(out, skipped)
+            done = (step + 1) % task.save_every == 0 or step + 1 == task.num_steps
+            if (done or received) and not skipped:
                 save_state(out / "state", optimizer, next_step=step + 1)
+            if received:
+                raise _ended_by(received[0])
     return optimizer.weights
 
 
-def _dtype(precision: str) -> torch.dtype:
-    if precision == "auto":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them, where signals can be received."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:  # Whoever asks twice does not want to wait.
+            raise _ended_by(number)
+        received.append(number)
+
+    try:
+        before = {n: signal.signal(n, receive) for n in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # Only the main thread of a program receives signals.
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _batch(config: TrainConfig, store: SampleStore, processor: Processor, step: int) -> Batch:
-    rows = step_rows(num_rows=len(store), batch_size=config.batch_size, seed=config.seed, step=step)
-    rng = step_rng(seed=config.seed, step=step)
-    samples = [store[int(row)] for row in rows]
-    batch = collate_training(samples, [store.records[int(row)] for row in rows], processor, rng)
-    dtype = _dtype(config.precision)
-    batch.pixels = None if batch.pixels is None else batch.pixels.to(dtype)
-    batch.spectrograms = None if batch.spectrograms is None else batch.spectrograms.to(dtype)
-    return batch
+def _ended_by(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
-def _card(config: TrainConfig, store: SampleStore) -> str:
-    return (
-        "---\nlibrary_name: valor\nlicense: mit\npipeline_tag: feature-extraction\n---\n"
-        f"# VALOR, run {fingerprint(config)}\n\n"
-        f"Trained for {config.num_steps} steps of {config.batch_size} on {len(store)} recordings "
-        f"({len(store.bad)} unreadable).\n"
+def _diverged(out: Path, skipped: Sequence[dict[str, object]]) -> TrainingError:
+    path = out / "skipped.json"
+    path.write_text(json.dumps(skipped, indent=2) + "\n", encoding="utf-8")
+    return TrainingError(
+        f"{len(skipped)} steps in a row had no finite loss and gradient; {path} names their "
+        "samples. Look at these, or lower optim.learning_rate in a new run"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
-from valor.config import fingerprint, from_dict, to_json
+from valor.config import differences, from_dict, parse_json, to_json
 from valor.errors import ConfigError
 from valor.training.optim import Optimizer
 
@@ -34,12 +34,11 @@ def claim(out: Path, config: object, data: Sequence[object]) -> None:
     path, stamp = out / "config.json", out / "data.sha256"
     digest = hashlib.sha256(repr(data).encode()).hexdigest() + "\n"
     if path.is_file():
-        found = from_dict(
-            type(config), json.loads(path.read_text("utf-8")), where=str(path), trust_code=True
-        )
+        values = parse_json(path.read_bytes(), str(path))
+        found = from_dict(type(config), values, where=str(path), trust_code=True)
         if found != config:
             raise ConfigError(
-                f"{out} holds run {fingerprint(found)}, not {fingerprint(config)}; "
+                f"{out} holds another run ({differences(found, config)}); "
                 "choose another --out, or delete the folder"
             )
         if stamp.read_text("utf-8") != digest:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
 from valor.data.masks import MaskedMoment
 from valor.data.rows import opened
 from valor.errors import ManifestError, MediaError
+from valor.media.pictures import read_picture
 from valor.metrics.masks import IGNORED
 
 Colour = tuple[int, int, int]
@@ -170,7 +170,7 @@ def read_moment(frame: LabelledFrame) -> MaskedMoment:
     Raises:
         MediaError: If a picture cannot be read, or their sizes differ.
     """
-    pictures = [_pixels(path, "RGB") for path in (*frame.past, frame.current)]
+    pictures = [read_picture(path, "RGB") for path in (*frame.past, frame.current)]
     labels = frame.read_labels(frame.mask)
     sizes = {picture.shape[:2] for picture in pictures} | {labels.shape}
     if len(sizes) > 1:
@@ -204,12 +204,12 @@ def _existing(
 def _cityscapes_labels(path: Path) -> np.ndarray:
     table = np.full(256, IGNORED, np.uint8)
     table[list(_CITYSCAPES_IDS)] = np.arange(len(_CITYSCAPES_IDS))
-    return table[_pixels(path)]
+    return table[read_picture(path)]
 
 
 def _camvid_labels(path: Path) -> np.ndarray:
     """Void is not scored, though the released model has an output for it."""
-    pixels = _pixels(path)
+    pixels = read_picture(path)
     if pixels.ndim == 2:
         return np.where((pixels == 0) | (pixels >= len(CAMVID)), IGNORED, pixels).astype(np.uint8)
     packed = pixels[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1)
@@ -218,11 +218,3 @@ def _camvid_labels(path: Path) -> np.ndarray:
         for red, green, blue in (colour, *_CAMVID_OTHERS.get(name, ())) if label else ():
             labels[packed == (red << 16) + (green << 8) + blue] = label
     return labels
-
-
-def _pixels(path: Path, mode: str | None = None) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert(mode) if mode else picture)
-    except (OSError, UnidentifiedImageError) as error:
-        raise MediaError(str(path), "unreadable", f"cannot be read as a picture: {error}") from None

@@ -27,7 +27,7 @@ CLASSES = ("background", *SHAPES)
 CLASS_COLOURS = ((0, 0, 0), *COLOURS.values())
 """Of each class in pictures of masks."""
 
-_PAN = 0.2
+_PAN = 0.35
 """Largest way of the camera in each direction, in parts of the side."""
 _MAX_OCCLUDERS = 7
 _NOISE = (50.0, 110.0)

@@ -262,6 +262,9 @@ def _others(rng: np.random.Generator, main: Actor, scene: Scene) -> list[Actor]:
         colours = tuple(c for c in COLOURS if all(a.colour != c for a in taken))
         motions = ("still",) if scene.level == "duet" else MOTIONS
         actor = _draw_actor(rng, shapes, colours, motions)
+        if scene.level == "relay":  # Never seen together: nothing but time tells them apart.
+            others.append(actor)
+            continue
         places = rng.uniform(16, SIZE_PX - 16, size=(12, 2))
         paths = np.concatenate([path(a) for a in taken])
         clearance = np.linalg.norm(places[:, None] - paths[None], axis=2).min(axis=1)

@@ -20,9 +20,8 @@ const state = {
 
 function card(hit, index) {
   const isSeen = "vision" in hit.by_modality;
-  const middle = (hit.start_s + hit.end_s) / 2;
   const source = isSeen
-    ? api.address.poster(hit.media, middle)
+    ? api.address.poster(hit.media, hit.moment_s)
     : api.address.sound(hit.media, hit.start_s, Math.max(hit.end_s, hit.start_s + 0.5));
   const picture = h("img", { src: source, alt: "", loading: "lazy", decoding: "async" });
   picture.addEventListener("load", () => picture.classList.add("ready"));
@@ -39,7 +38,7 @@ function card(hit, index) {
     h("span.frame", { class: "frame" }, picture, h("span.time", { text: time })),
     h("span.about", {},
       h("span.line", {}, matchBadge(hit), h("span.name", { text: hit.name, title: hit.path })),
-      hit.caption ? h("span.caption", { text: hit.caption }) : null),
+      h("span.caption", { text: hit.caption ?? hit.speech ?? hit.screen ?? "" })),
   );
 }
 

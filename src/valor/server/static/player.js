@@ -33,7 +33,7 @@ export async function openPlayer(hit, hits, context) {
     const stage = h("div.watch", {}, player.element, line, facts(info, hit));
     body.replaceChildren(stage, describePanel(hit, info, context, abort.signal, player.seek));
     dialog.onkeydown = (event) => keys(event, player, hit, hits, context);
-    player.start(hit.start_s);
+    player.start(Math.max(hit.start_s, hit.moment_s - 1));
   } catch (error) {
     if (abort.signal.aborted) return;
     body.replaceChildren(h("div.notice.error", {}, h("h2", { text: "This recording cannot be shown" }),

@@ -1,0 +1,86 @@
+"""`valor library`: keep a library in order."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from valor.cli.arguments import Json, parse_kind
+from valor.cli.progress import StageProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """Forget files, and all files below folders; the media stay untouched."""
+
+    library: tyro.conf.Positional[Path]
+    """Library folder."""
+    media: tyro.conf.Positional[tuple[Path, ...]]
+    """Files or folders; they need not exist any more."""
+    json: Json = False
+    """What was done, as a JSON object on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refresh:
+    """Index changed files again and forget those that are gone."""
+
+    library: tyro.conf.Positional[Path]
+    """Library folder."""
+    model: str | None = None
+    """The model, if it is not where the library remembers it."""
+    json: Json = False
+    """What was done, as a JSON object on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compact:
+    """Give back the space of what was removed, and build the index again."""
+
+    library: tyro.conf.Positional[Path]
+    """Library folder."""
+    json: Json = False
+    """What was done, as a JSON object on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the list of segments, without vectors."""
+
+    library: tyro.conf.Positional[Path]
+    """Library folder."""
+    out: tyro.conf.Positional[Path]
+    """A file that ends in .json, .csv or .edl (with the timecode of the sources)."""
+    where: str | None = None
+    """Only segments that SQL over the exported fields keeps, such as "modalities = 'audio'"."""
+    json: Json = False
+    """What was done, as a JSON object on stdout."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    kinds = {"remove": Remove, "refresh": Refresh, "compact": Compact, "export": Export}
+    arguments = parse_kind(kinds, argv, verb="library")
+    from valor.search.library import Library
+
+    model = arguments.model if isinstance(arguments, Refresh) else None
+    library = Library(arguments.library, model=model, create=False)
+    done: dict[str, object]
+    if isinstance(arguments, Remove):
+        done = {"removed": library.remove(list(arguments.media))}
+    elif isinstance(arguments, Refresh):
+        with StageProgress() as progress:
+            report = library.refresh(
+                progress=lambda now: progress("refresh", round(now.done_fraction * 1000), 1000)
+            )
+        done = dataclasses.asdict(report)
+    elif isinstance(arguments, Compact):
+        library.compact()
+        done = {"segments": len(library)}
+    else:
+        done = {"segments": library.export(arguments.out, where=arguments.where)}
+    print(json.dumps(done) if arguments.json else ", ".join(f"{k} {v}" for k, v in done.items()))
+    return 0

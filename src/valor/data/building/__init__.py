@@ -1,0 +1,1 @@
+"""Building a set of audible video: segments, captions, and the people who correct them."""

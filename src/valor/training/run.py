@@ -1,0 +1,180 @@
+"""A complete run of VALOR, or of any system that learns from a manifest: pretraining, fine-tuning.
+
+Everything random is a function of seed, step and sample, so running the same command again goes on
+where the last state was written, with exactly the batches and masks of an uninterrupted run.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from valor.checkpoints.folder import save_model
+from valor.config import configclass, fingerprint
+from valor.data.collate import collate_training
+from valor.data.loader import Loader, ReadingConfig
+from valor.data.manifest import Record
+from valor.data.mixture import Mixture
+from valor.data.reading import FileSource, Source
+from valor.data.samples import SampleStore, load_store
+from valor.errors import ManifestError
+from valor.models.valor import ValorConfig
+from valor.processing.processor import Processor, ProcessorConfig
+from valor.training.adapt import AdaptConfig, adapt, merged
+from valor.training.loop import Losses, StepLoss, Task, fit
+from valor.training.monitor import Report, silent
+from valor.training.optim import OptimConfig
+from valor.training.start import FolderConfig, StartConfig, begin
+from valor.training.state import claim
+from valor.training.step import ObjectivesConfig, loss_terms
+
+
+@configclass
+class TrainConfig:
+    """A complete run."""
+
+    model: StartConfig = ValorConfig()
+    processor: ProcessorConfig = ProcessorConfig()
+    objectives: ObjectivesConfig = ObjectivesConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    optim: OptimConfig = OptimConfig()
+    batch_size: int = 64
+    num_steps: int = 1000
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 where the processor multiplies matrices in it."""
+    save_every: int = 200
+    """Steps between two states on disk."""
+    reading: ReadingConfig | None = None
+    """How a new view of each sample is read at every step. None decodes media files once, as
+    inference sees them; shards are then read at every step with the defaults."""
+
+    def __post_init__(self) -> None:
+        """Reject sizes that do not fit together."""
+        if min(self.batch_size, self.num_steps, self.save_every) < 1:
+            raise ValueError("batch_size, num_steps and save_every must be at least 1")
+        if not isinstance(self.model, FolderConfig):
+            self.model.check(self.processor)
+
+    def run(
+        self,
+        records: Sequence[Record],
+        out: Path,
+        *,
+        source: Source | None = None,
+        report: Report = silent,
+    ) -> Path:
+        """Train a model; see `run` of this module."""
+        return run(self, records, out, source=source, report=report)
+
+
+def run(
+    config: TrainConfig,
+    records: Sequence[Record],
+    out: Path,
+    *,
+    source: Source | None = None,
+    report: Report = silent,
+) -> Path:
+    """Train a model, or go on with a run that was stopped.
+
+    Args:
+        config: The complete run.
+        records: Training data.
+        out: Run folder; made if needed.
+        source: Holds the samples of the records, row for row; None for their media files.
+        report: Told about progress in stages `prepare` and `train`.
+
+    Returns:
+        The model folder, `out/model`.
+
+    Raises:
+        ConfigError: If the folder holds a run of another configuration.
+        ManifestError: If no record can be read, or two have the same id.
+    """
+    if not any(record.captions or record.questions for record in records):
+        raise ManifestError(
+            f"none of {len(records)} records has a caption or a question to train on"
+        )
+    counts = Counter(record.id for record in records)
+    if len(counts) < len(records):
+        twice, count = counts.most_common(1)[0]
+        raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
+    claim(out, config, records)
+    torch.manual_seed(config.seed)
+    model, processor = begin(config.model, config.processor, records)
+    adapt(model, config.adapt)
+    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+    model.to(_dtype(config.precision))
+    if source is None and config.reading is not None:
+        source = FileSource(records)
+    if source is None:
+        source = load_store(
+            records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
+        )
+        if not len(source):
+            raise ManifestError(f"none of {len(records)} records can be read: {source.bad}")
+    task = Task(
+        model=model,
+        optim=config.optim,
+        num_steps=config.num_steps,
+        save_every=config.save_every,
+        seed=config.seed,
+        losses=lambda first: _losses(config, model, processor, source, first),
+    )
+    weights = fit(task, out, report=report)
+    card = _card(config, source)
+    save_model(out / "model", model.config, merged(model, frozen | weights), processor, card=card)
+    return out / "model"
+
+
+def _losses(
+    config: TrainConfig, model: nn.Module, processor: Processor, source: Source, first: int
+) -> Losses:
+    """Read each step's samples, draw their texts, and compute the objectives."""
+    stored = isinstance(source, SampleStore)
+    loader = Loader(
+        sources=[source],
+        mixture=Mixture([len(source)], batch_size=config.batch_size, seed=config.seed),
+        processor=processor,
+        config=ReadingConfig() if stored else config.reading or ReadingConfig(),
+        seed=config.seed,
+    )
+    special, dtype = processor.tokenizer.special, _dtype(config.precision)
+    with closing(loader):
+        for loaded in loader.steps(first, config.num_steps):
+            terms = {}
+            if loaded.records:
+                batch = collate_training(
+                    loaded.samples, loaded.records, processor, seed=config.seed, step=loaded.step
+                )
+                batch.pixels = None if batch.pixels is None else batch.pixels.to(dtype)
+                if batch.spectrograms is not None:
+                    batch.spectrograms = batch.spectrograms.to(dtype)
+                terms = loss_terms(model, batch, config.objectives, special)
+            yield StepLoss(
+                terms=terms,
+                ids=[record.id for record in loaded.records],
+                left_out=config.batch_size - len(loaded.records),
+            )
+
+
+def _dtype(precision: str) -> torch.dtype:
+    if precision == "auto":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _card(config: TrainConfig, source: Source) -> str:
+    unreadable = f" ({len(source.bad)} unreadable)" if isinstance(source, SampleStore) else ""
+    return (
+        "---\nlibrary_name: valor\nlicense: mit\npipeline_tag: feature-extraction\n---\n"
+        f"# VALOR, run {fingerprint(config)}\n\n"
+        f"Trained for {config.num_steps} steps of {config.batch_size} on {len(source)} "
+        f"recordings{unreadable}.\n"
+    )
