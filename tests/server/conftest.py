@@ -1,6 +1,7 @@
-"""A store of rendered videos, and a running server of it."""
+"""Running servers: of a store of rendered videos, and of a library of them."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +10,17 @@ from typing import Any
 import pytest
 import uvicorn
 
+from tests.server.running import Served, Teller, running, write_other_formats
 from valor.data.building.annotations import AnnotationStore
 from valor.data.manifest import read_manifest, write_manifest
+from valor.inference import load
+from valor.search.library import Library
+from valor.server import app
 from valor.server.annotate import create_app
+from valor.server.guard import GuardConfig
 from valor.server.web import listen
+
+MAX_UPLOAD_BYTES = 2 << 20
 
 
 @pytest.fixture
@@ -43,8 +51,8 @@ def serving() -> Iterator[Callable[..., str]]:
 
     def start(store: AnnotationStore, **options: Any) -> str:
         socket = listen("127.0.0.1", 0)
-        app = create_app(store, **options)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        page = create_app(store, **options)
+        server = uvicorn.Server(uvicorn.Config(page, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
         thread.start()
         running.append((server, thread))
@@ -55,3 +63,36 @@ def serving() -> Iterator[Callable[..., str]]:
         server.should_exit = True
         thread.join(timeout=10)
         assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def model(model_folder: Path) -> Any:
+    return load(model_folder)
+
+
+@pytest.fixture(scope="session")
+def describer(model: Any) -> Teller:
+    return Teller(model)
+
+
+@pytest.fixture(scope="session")
+def indexed(
+    world: Path, model: Any, describer: Teller, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with `library` and `media`: videos, a sound, and a video that no browser plays."""
+    folder = tmp_path_factory.mktemp("indexed")
+    media = folder / "media"
+    media.mkdir()
+    for number in range(8):
+        shutil.copy(world / f"media/test-{number:06d}.mp4", media)
+    write_other_formats(media)
+    Library(folder / "library", model=model).add(media, describer=describer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(indexed: Path, model: Any, describer: Teller) -> Iterator[Served]:
+    guard = GuardConfig(max_upload_bytes=MAX_UPLOAD_BYTES)
+    served_app = app.create_app(indexed / "library", model, describer=describer, guard=guard)
+    with running(served_app) as client:
+        yield Served(client, served_app, indexed / "media")

@@ -20,6 +20,7 @@ VERBS = {
     "index": "make a folder of recordings searchable",
     "library": "remove, refresh, compact or export what is indexed",
     "search": "find moments by text, sound, image or video",
+    "serve": "the page: search, watch, caption and ask in the browser",
     "convert": "a released checkpoint as a model folder",
     "score": "metrics over files of predictions, without a model",
     "doctor": "check versions, codecs and devices",

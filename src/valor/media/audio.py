@@ -26,6 +26,7 @@ from valor.media.container import (
     packets,
     time_limit,
 )
+from valor.media.isolation import isolated
 from valor.media.probe import duration_s
 
 SILENCE_PEAK = 1e-4
@@ -59,6 +60,7 @@ class _SeekMissedError(Exception):
     """After a seek the sound starts too late."""
 
 
+@isolated
 def decode_waveform(
     path: str | Path, *, sample_rate_hz: int, start_s: float = 0.0, end_s: float | None = None
 ) -> Float[np.ndarray, " samples"] | None:

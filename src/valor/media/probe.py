@@ -30,6 +30,7 @@ from valor.media.container import (
     time_limit,
     video_stream,
 )
+from valor.media.isolation import isolated
 from valor.media.pictures import orientation, stored_size
 
 _TAIL_S = 5.0
@@ -156,6 +157,7 @@ def _end_s(packet: Packet) -> float | None:
     return begin_s + length_s if length_s < _LONGEST_PACKET_S else begin_s
 
 
+@isolated
 def probe(path: str | Path, *, time_limit_s: float = TIME_LIMIT_S) -> MediaInfo:
     """Say what a file holds; decodes its first picture.
 

@@ -22,6 +22,7 @@ from valor.media.container import (
     time_limit,
     video_stream,
 )
+from valor.media.isolation import isolated
 from valor.media.probe import duration_s
 from valor.media.video import Backend, read_frames
 from valor.types import Segment
@@ -108,6 +109,7 @@ def cut(
     return list(itertools.pairwise(bounds))
 
 
+@isolated
 def decode_segment(
     path: str | Path, plan: DecodePlan, *, start_s: float = 0.0, end_s: float | None = None
 ) -> Segment:

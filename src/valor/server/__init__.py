@@ -1,1 +1,1 @@
-"""Local pages over HTTP."""
+"""Pages and interfaces over HTTP. Entry points: `app.create_app` over a library, `annotate`."""

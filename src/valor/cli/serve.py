@@ -1,0 +1,70 @@
+"""`valor serve`: the page and the HTTP interface over a library."""
+
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from valor.cli.arguments import parse
+from valor.errors import DependencyError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Search, caption and question a library in the browser, or over HTTP."""
+
+    library: tyro.conf.Positional[Path]
+    """Library folder, from `valor index`."""
+    model: str | None = None
+    """The model, if it is not where the library remembers it."""
+    describer: str | None = None
+    """Model folder or endpoint URL#MODEL that captions and answers, if the model does not."""
+    host: str = "127.0.0.1"
+    """Another one than loopback needs a token."""
+    port: int = 7860
+    """Where to listen."""
+    token: str | None = None
+    """Asked of every client."""
+    root: tuple[Path, ...] = ()
+    """Folders that may be indexed and shown; by default those of the library's files."""
+    open: bool = True
+    """Open the page in a browser."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb until it is interrupted."""
+    arguments = parse(Arguments, argv, verb="serve")
+    from valor.inference import load
+    from valor.search.library import Library
+    from valor.types import Describer
+
+    try:
+        from valor.server.app import create_app, make_server
+        from valor.server.guard import GuardConfig
+    except ImportError as error:
+        raise DependencyError(
+            f"serving needs the package {error.name}; run `pip install valor-omni[serve]`"
+        ) from None
+    guard = GuardConfig(host=arguments.host, token=arguments.token)
+    library = Library(arguments.library, model=arguments.model, create=False)
+    model = library.embedder
+    describer = load(arguments.describer) if arguments.describer else model
+    app = create_app(
+        arguments.library,
+        model,
+        describer=describer if isinstance(describer, Describer) else None,
+        roots=arguments.root,
+        guard=guard,
+    )
+    query = f"?token={arguments.token}" if arguments.token else ""
+
+    def ready(port: int) -> None:
+        address = f"http://{arguments.host}:{port}/{query}"
+        print(f"{library.path.name}: {len(library)} segments at {address}", flush=True)
+        if arguments.open:
+            webbrowser.open(address)
+
+    make_server(app, port=arguments.port, ready=ready).run()
+    return 0
