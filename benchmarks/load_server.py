@@ -31,7 +31,7 @@ from valor.inference import load
 from valor.models.verbs import need_describer
 from valor.recipes.tiny import tiny
 from valor.search.library import Library
-from valor.training.loop import run
+from valor.training.run import run
 
 NUM_CLIENTS = 32
 MAX_GROWTH = 0.10
