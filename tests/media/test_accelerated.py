@@ -20,7 +20,7 @@ WANTED_S = [-1.0, 2.6, 0.0, 0.045, 0.39, 0.9, 0.961, 9.0]
 
 def is_loadable() -> bool:
     try:
-        import torchcodec.decoders  # noqa: F401
+        import torchcodec.decoders  # noqa: F401  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError, RuntimeError):
         return False
     return True

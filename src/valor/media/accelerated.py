@@ -71,7 +71,7 @@ def accelerated_frames(
 def _loaded() -> Any:
     """The decoders of torchcodec; importing it loads its libraries, which may fail."""
     try:
-        from torchcodec import decoders
+        from torchcodec import decoders  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError, RuntimeError) as error:
         problem = str(error).strip().splitlines()[0]
         advice = "install the extra `fast` and FFmpeg's shared libraries, or use backend pyav"
