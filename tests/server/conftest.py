@@ -90,7 +90,7 @@ def indexed(
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # While it runs, nothing is decoded in this process.
 def served(indexed: Path, model: Any, describer: Teller) -> Iterator[Served]:
     guard = GuardConfig(max_upload_bytes=MAX_UPLOAD_BYTES)
     served_app = app.create_app(indexed / "library", model, describer=describer, guard=guard)

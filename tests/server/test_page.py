@@ -41,7 +41,8 @@ def visit(browser, complaints):
     contexts = []
 
     def open_page(address: str, *, size=WIDE, dark: bool = False):
-        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+        scheme = "dark" if dark else "light"
+        context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
         contexts.append(context)
         context.set_default_timeout(60_000)
         page = context.new_page()
@@ -57,9 +58,11 @@ def visit(browser, complaints):
 
 
 def shoot(page, name: str) -> None:
-    """Keep a screenshot, with all its pictures."""
-    ready = "() => [...document.images].every((one) => one.complete || one.loading === 'lazy')"
-    page.wait_for_function(ready)
+    """Keep a screenshot, with all pictures that are in view."""
+    page.wait_for_function(
+        "() => [...document.images].every((one) => one.complete "
+        "|| one.getBoundingClientRect().top > innerHeight)"
+    )
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
@@ -78,8 +81,10 @@ def test_search_by_keyboard_and_play_at_the_moment(served, visit):
     page = visit(served.url)
     page.wait_for_selector(".chip")
     shoot(page, "start")
+    page.evaluate("() => document.activeElement.blur()")
     page.keyboard.press("/")
     page.keyboard.type("a red circle")
+    assert page.input_value("#query") == "a red circle"
     page.keyboard.press("Enter")
     page.wait_for_selector("button.card")
     assert "moments in" in page.inner_text("#status")

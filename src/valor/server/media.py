@@ -5,6 +5,7 @@ followed, below one of the library's roots. Everything is decoded in the sandbox
 """
 
 import hashlib
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -48,7 +49,7 @@ class MediaFiles:
         self._given_roots = [root.resolve() for root in roots]
         self._lock = threading.Lock()
         self._paths: dict[str, str] = {}
-        self._listed_at_s = -_LISTING_S
+        self._listed_at_s = -math.inf
         self.roots: list[Path] = []
         self.paths()
 
@@ -61,6 +62,11 @@ class MediaFiles:
                 self.roots = self._given_roots or _top({Path(path).parent for path in rows})
                 self._listed_at_s = time.monotonic()
             return self._paths
+
+    def changed(self) -> None:
+        """Say that the library has other files now."""
+        with self._lock:
+            self._listed_at_s = -math.inf
 
     def find(self, name: str) -> Path:
         """Return where a file really lies.

@@ -232,9 +232,12 @@ class Service:
             rates[:] = [now.seconds_of_media / max(job.elapsed_s, 1e-3)]
             job.progress(now.done_fraction, f"{Path(now.path).name}, {rates[0]:.0f}x real time")
 
-        report = self.library.add(
-            inside, describer=self.model if describe else None, progress=progress
-        )
+        try:
+            report = self.library.add(
+                inside, describer=self.model if describe else None, progress=progress
+            )
+        finally:
+            self.files.changed()
         outside = sorted(set(files) - set(inside))
         bad = [(one.path, one.reason, one.detail) for one in report.bad]
         bad += [
