@@ -151,6 +151,8 @@ def test_vectors_that_a_model_fuses_itself_are_searched_as_they_are(tmp_path, wo
     paths = sorted((world / "media").glob("*.mp4"))
     media = model.embed_media([model.read(str(path)) for path in paths])
     scores = (model.embed_text([query]).vectors[:, 0] @ media[AUDIOVISUAL].vectors[:, 0].T)[0]
-    found = {hit.path: hit.score for hit in library.search(query, limit=len(paths))}
+    found = {
+        hit.path: hit.score for hit in library.search(query, using="audiovisual", limit=len(paths))
+    }
     for path, score in zip(paths, scores.tolist(), strict=True):
         assert found[str(path)] == pytest.approx(score, abs=2e-3)  # Kept in half precision.

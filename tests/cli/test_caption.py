@@ -33,7 +33,9 @@ class Teller:
 
 @pytest.fixture(autouse=True)
 def teller(monkeypatch):
-    monkeypatch.setitem(sys.modules, "valor.inference", SimpleNamespace(load=lambda _: Teller()))
+    monkeypatch.setitem(
+        sys.modules, "valor.inference", SimpleNamespace(load=lambda *_, **__: Teller())
+    )
     monkeypatch.setattr("valor.media.probe.probe", lambda _: SimpleNamespace(duration_s=8.0))
 
 
