@@ -51,7 +51,7 @@ def test_every_file_is_indexed_captioned_and_answered(expected, model_folder, tm
             assert 0 <= start_s < end_s <= duration_s + 0.05
         assert model.ask(path, "what is heard").modalities_used == group
     for using in ("auto", "vision", "audio", "audiovisual"):
-        hits = library.search("a dog barks", using=using, limit=500)
+        hits = library.search("a dog barks", using=using, limit=500, merged=False)
         assert len(hits) > 100
         for hit in hits:
             assert 0 <= hit.start_s < hit.end_s <= probe(hit.path).duration_s + 0.05
