@@ -375,3 +375,30 @@ def test_agreement_of_writers_is_about_what_they_wrote_first(tmp_path, clock):
     assert numbers.num_double == 1
     assert numbers.double_rouge_l == pytest.approx((one + other) / 2)
     store.close()
+
+
+def test_closing_waits_for_readers(tmp_path, manifest, clock):
+    """A connection closed under a reader would end the process, not raise."""
+    for turn in range(20):
+        store = AnnotationStore(tmp_path / f"{turn}.sqlite", clock=clock)
+        store.add(manifest)
+        began = threading.Barrier(3)
+        ends = []
+
+        def read(store=store, began=began, ends=ends):
+            began.wait()
+            try:
+                while True:
+                    store.records()
+            except sqlite3.ProgrammingError as error:
+                ends.append(str(error))
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        began.wait()
+        store.close()
+        for reader in readers:
+            reader.join()
+        assert all("closed" in end for end in ends)
+        assert len(ends) == 2

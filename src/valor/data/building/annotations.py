@@ -231,8 +231,9 @@ class AnnotationStore:
                 raise sqlite3.DatabaseError("another program's database")
 
     def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+        """Close the file, once no other thread is reading from it."""
+        with self._lock:
+            self._database.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
