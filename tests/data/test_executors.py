@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -40,3 +42,14 @@ def test_what_a_stage_raises_is_raised():
         list(LocalExecutor(1).run(fail, range(2)))
     with pytest.raises(ValorError, match="workers=0"):
         LocalExecutor(0)
+
+
+def test_a_script_that_works_when_imported_is_told_so(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from valor.data.executors import LocalExecutor\n"
+        "print([result for _, result in LocalExecutor(1).run(abs, [-1])])\n"
+    )
+    ran = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True)
+    assert ran.stdout == "[None]\n"
+    assert ran.stderr == 'put what your script does under `if __name__ == "__main__":`\n'

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import current_process, get_context, parent_process
 from threading import Thread
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -45,7 +45,7 @@ class LocalExecutor:
     ) -> Iterator[tuple[Task, Result | None]]:
         """Yield tasks with their results as they are finished; None where the worker died."""
         waiting = iter(tasks)
-        free = [_process() for _ in range(self._workers)]
+        free = [self._process() for _ in range(self._workers)]
         running: dict[Future[Result], tuple[Task, ProcessPoolExecutor]] = {}
         try:
             while True:
@@ -59,17 +59,37 @@ class LocalExecutor:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     task, process = running.pop(future)
                     died = isinstance(future.exception(), BrokenProcessPool)
-                    free.append(_process() if died else process)
+                    free.append(self._process() if died else process)
                     yield task, None if died else future.result()
         finally:
             for process in [*free, *(process for _, process in running.values())]:
                 process.shutdown(cancel_futures=True)
 
+    def _process(self) -> ProcessPoolExecutor:
+        return process_pool(1, initializer=follow_parent)
 
-def _process() -> ProcessPoolExecutor:
-    """One process, which begins with its first task."""
-    context = get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=context, initializer=follow_parent)
+
+def process_pool(
+    workers: int | None, *, initializer: Callable[..., object] | None = None, initargs: Any = ()
+) -> ProcessPoolExecutor:
+    """Processes that start afresh, each with its first task.
+
+    Each imports the script that started it. One that begins to work when it is imported would
+    start processes without end; those are told so and end.
+
+    Args:
+        workers: How many; None for as many as there are processors.
+        initializer: Called first in each process.
+        initargs: Its arguments.
+
+    Returns:
+        The pool, which has not started any process yet.
+    """
+    if getattr(current_process(), "_inheriting", False):
+        raise SystemExit('put what your script does under `if __name__ == "__main__":`')
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=initializer, initargs=initargs
+    )
 
 
 def follow_parent() -> None:

@@ -11,13 +11,12 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from typing import Literal
 
 import torch
 
 from valor.config import configclass
-from valor.data.executors import follow_parent
+from valor.data.executors import follow_parent, process_pool
 from valor.data.manifest import Record
 from valor.data.mixture import Mixture
 from valor.data.reading import Draw, Source
@@ -234,10 +233,7 @@ class Loader:
             return self._pool.submit(_read, ticket).result
 
     def _processes(self, workers: int) -> ProcessPoolExecutor:
-        context = get_context("spawn")
-        return ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_begin, initargs=(self._reader(),)
-        )
+        return process_pool(workers, initializer=_begin, initargs=(self._reader(),))
 
     def _read_alone(self, ticket: Ticket) -> Loaded:
         """Read again, in a process of its own, what was lost when another died."""

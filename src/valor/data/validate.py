@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
     wait,
 )
@@ -20,7 +19,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +26,7 @@ import av
 from av.audio.frame import AudioFrame
 from av.error import FFmpegError
 
+from valor.data.executors import process_pool
 from valor.data.manifest import Record, manifest_file, manifest_lines, parse_record
 from valor.data.storage import check, is_remote
 from valor.errors import ManifestError, MediaError, ValorError
@@ -297,7 +296,7 @@ def examine_files(
     look = partial(_watched, look, _HANGING * time_limit_s)
     while waiting:
         running: dict[Future[Examined | MediaError], str] = {}
-        with _pool(min(workers, len(waiting))) as pool:
+        with process_pool(min(workers, len(waiting))) as pool:
             try:
                 while waiting or running:
                     while waiting and len(running) < _QUEUED_PER_WORKER * workers:
@@ -329,7 +328,7 @@ def _alone(
     path: str, look: Callable[[str], Examined | MediaError], limit_s: float
 ) -> Examined | MediaError:
     begin_s = time.monotonic()
-    with _pool(1) as pool:
+    with process_pool(1) as pool:
         try:
             return pool.submit(look, path).result()
         except BrokenProcessPool:
@@ -337,7 +336,3 @@ def _alone(
                 detail = f"holds its decoder for more than {limit_s:g} s; remove the file"
                 return MediaError(path, "too_slow", detail)
             return MediaError(path, "crashed", "the process that reads it dies; remove the file")
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))

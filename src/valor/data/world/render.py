@@ -5,13 +5,11 @@ bytes are the same whatever the number of workers.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -19,6 +17,7 @@ import numpy as np
 from av.codec.context import Flags
 
 from valor.config import from_dict
+from valor.data.executors import process_pool
 from valor.data.world.drawing import draw
 from valor.data.world.language import captions, facts
 from valor.data.world.questions import questions
@@ -91,10 +90,13 @@ def render_world(
     scenes = _scenes(world)
     write = partial(render_scene, folder=partial_out / "media", seed=world.seed)
     rows = []
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for done, row in enumerate(pool.map(write, scenes, chunksize=8), start=1):
-            rows.append(row)
-            progress(done, len(scenes))
+    try:
+        with process_pool(workers) as pool:
+            for done, row in enumerate(pool.map(write, scenes, chunksize=8), start=1):
+                rows.append(row)
+                progress(done, len(scenes))
+    except BrokenProcessPool:
+        raise ValorError(f"{out}: a process that renders has died; render again") from None
     for index, name in enumerate(("manifest.jsonl", "truth.jsonl")):
         lines = "".join(json.dumps(row[index]) + "\n" for row in rows)
         (partial_out / name).write_text(lines, encoding="utf-8")
