@@ -1,8 +1,9 @@
 """The bridge on the rendered world: order and sound, against the same without the mechanism.
 
-A small causal language model is trained on the world's texts alone and frozen. The bridge is then
-trained in two stages, as are two variants of the same size and length: without frame positions, and
-with the mean of all frames. `text only` is the frozen language model by itself; `reads captions` is
+A small causal language model is trained on the world's texts alone and frozen; encoders of vision
+and audio are trained by contrast with text. The bridge between them is then trained in two stages,
+as are two variants of the same size and length: without frame positions, and with the mean of all
+frames. `text only` is the frozen language model by itself; `reads captions` is
 the same with true captions in the places of media, which is about the ceiling. Accuracies are on
 held-out combinations: `order` of questions on what is seen first, `sound` of those that need audio.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 from valor.checkpoints.folder import load_model
+from valor.config import evolve
 from valor.data.manifest import Question, Record, read_manifest
 from valor.data.world.render import World, render_world
 from valor.encoders.text import Memory
@@ -25,8 +27,9 @@ from valor.inference import DescribingModel
 from valor.metrics.answering import exact_match
 from valor.models.bridge import FrameOrder
 from valor.models.generation import GenerationConfig
-from valor.recipes.bridge import BridgeParts, assemble, train_bridge
+from valor.recipes.bridge import BridgeParts, assemble, bridge_encoders, train_bridge
 from valor.recipes.template_language import as_media, captions_about, train_language_model
+from valor.training.run import run
 from valor.types import AUDIOVISUAL, Modality
 
 VARIANTS: dict[str, FrameOrder] = {"bridge": "positions", "no_positions": "none", "mean": "mean"}
@@ -78,11 +81,18 @@ def by_text(model: DescribingModel, asked: Asked, *, reads: bool) -> list[str]:
     return tokenizer.decode(found.token_ids)
 
 
+def share_cache(folder: Path, run_folder: Path) -> None:
+    """All runs see the same media, decoded once."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    if not (run_folder / "cache").is_symlink():
+        (run_folder / "cache").symlink_to((folder / "cache").absolute())
+
+
 def measure(
     folder: Path, *, num_seeds: int, quick: bool, tell: Callable[[str], None]
 ) -> dict[str, list[dict[str, float]]]:
-    num, num_test, language, steps = (
-        (64, 16, 30, (6, 6)) if quick else (3000, 200, 1500, (500, 500))
+    num, num_test, language, contrast, steps = (
+        (64, 16, 30, 6, (6, 6)) if quick else (3000, 200, 1500, 400, (300, 300))
     )
     (folder / "cache").mkdir(parents=True, exist_ok=True)
     world = World(num=num, num_val=0, num_test=num_test, seed=0, level="relay")
@@ -92,19 +102,20 @@ def measure(
     asked = [(record, question) for record in test for question in record.questions]
     if not (folder / "language").exists():
         train_language_model(train, folder / "language", num_steps=language)
+    share_cache(folder, folder / "contrast")
+    pretraining = evolve(bridge_encoders(), {"num_steps": contrast})
+    encoders = run(pretraining, train, folder / "contrast")
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(num_seeds):
         for name, order in VARIANTS.items():
             torch.manual_seed(seed)
             out = folder / f"{name}-{seed}"
-            for stage in ("captions", "answers"):  # All see the same media, decoded once.
-                (out / stage).mkdir(parents=True, exist_ok=True)
-                if not (out / stage / "cache").is_symlink():
-                    (out / stage / "cache").symlink_to((folder / "cache").absolute())
+            for stage in ("captions", "answers"):
+                share_cache(folder, out / stage)
             parts = BridgeParts(frame_order=order)
             start = out / "start"
             if not start.exists():
-                assemble(folder / "language", start, parts=parts)
+                assemble(folder / "language", start, encoders=encoders, parts=parts)
             model = describer(train_bridge(start, train, out, num_steps=steps, seed=seed))
             found.setdefault(name, []).append(accuracy(asked, by_media(model, test, asked)))
             tell(f"seed {seed} {name:12} {found[name][-1]}")

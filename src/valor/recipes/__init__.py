@@ -13,6 +13,7 @@ from valor.training.monitor import Report
 RECIPES = {
     "tiny": "valor.recipes.tiny:tiny",
     "tiny_quick": "valor.recipes.tiny:tiny_quick",
+    "bridge_encoders": "valor.recipes.bridge:bridge_encoders",
     "bridge_captions": "valor.recipes.bridge:bridge_captions",
     "bridge_instructions": "valor.recipes.bridge:bridge_instructions",
     "tmanet_world": "valor.recipes.tmanet:tmanet_world",
