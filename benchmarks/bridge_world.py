@@ -92,7 +92,7 @@ def measure(
     folder: Path, *, num_seeds: int, quick: bool, tell: Callable[[str], None]
 ) -> dict[str, list[dict[str, float]]]:
     num, num_test, language, contrast, steps = (
-        (64, 16, 30, 6, (6, 6)) if quick else (3000, 200, 1500, 400, (300, 300))
+        (64, 16, 30, 6, (6, 6)) if quick else (3000, 200, 1500, 400, (500, 300))
     )
     (folder / "cache").mkdir(parents=True, exist_ok=True)
     world = World(num=num, num_val=0, num_test=num_test, seed=0, level="relay")

@@ -66,7 +66,7 @@ class BridgeParts:
         mlp_dim=384,
     )
     qformer: QFormerConfig = QFormerConfig(
-        dim=96, num_heads=4, mlp_dim=384, num_vision_queries=8, num_audio_queries=4
+        dim=96, num_heads=4, mlp_dim=384, num_vision_queries=8, num_audio_queries=8
     )
     frame_order: FrameOrder = "positions"
     prompt: str = "video <vision> sound <audio> <text> answer"
