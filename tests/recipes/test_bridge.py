@@ -16,7 +16,14 @@ from valor.errors import ConfigError, LibraryError, ModelError
 from valor.evaluation.run import evaluate
 from valor.inference import load
 from valor.processing.tokenizer import Tokenizer
-from valor.recipes.bridge import BridgeParts, assemble, bridge_captions, train_bridge
+from valor.recipes.bridge import (
+    TINY_PROCESSOR,
+    BridgeParts,
+    assemble,
+    bridge_captions,
+    bridge_encoders,
+    train_bridge,
+)
 from valor.recipes.template_language import train_language_model
 from valor.search.library import Library
 from valor.training.run import run
@@ -128,3 +135,22 @@ def test_preprocessing_that_does_not_fit_the_folders_model_is_refused(trained, w
 def test_a_missing_language_model_is_one_clear_error(tmp_path):
     with pytest.raises(ModelError, match="no language model can be loaded"):
         assemble(tmp_path / "nothing", tmp_path / "out")
+
+
+def test_the_encoders_of_a_valor_model_are_taken_over(world, language_model, tmp_path):
+    changes = {"num_steps": 1, **{f"model.{part}.num_layers": 1 for part in ("vision", "audio")}}
+    records = read_manifest(world, split="train")
+    encoders = run(evolve(bridge_encoders(), changes), records, tmp_path / "contrast")
+    bridge, processor, _ = load_model(
+        assemble(language_model, tmp_path / "start", encoders=encoders, parts=PARTS)
+    )
+    valor, own, _ = load_model(encoders)
+    for part in ("vision", "audio"):
+        taken = getattr(bridge, part).state_dict()
+        wanted = getattr(valor, part).state_dict()
+        assert taken.keys() == wanted.keys()
+        assert all(torch.equal(taken[key], wanted[key]) for key in wanted)
+    assert processor.config == own.config
+    other = evolve(TINY_PROCESSOR, {"frames.image_px": 64})
+    with pytest.raises(ConfigError, match="image_px"):
+        assemble(language_model, tmp_path / "no", encoders=encoders, processing=other)

@@ -18,6 +18,7 @@ from valor.data.manifest import Record
 from valor.encoders.audio import AstConfig
 from valor.encoders.text import BertConfig
 from valor.encoders.vision import VitConfig
+from valor.errors import ConfigError
 from valor.models.bridge import Bridge, BridgeConfig, FrameOrder, QFormerConfig
 from valor.models.encoding import AudioConfig, VisionConfig
 from valor.models.language_model import read_language_model, read_prompt, word_ids
@@ -81,7 +82,7 @@ def assemble(
     *,
     encoders: Path | None = None,
     parts: BridgeParts | None = None,
-    processing: ProcessorConfig = TINY_PROCESSOR,
+    processing: ProcessorConfig | None = None,
 ) -> Path:
     """Write a model folder with a pretrained language model and a fresh bridge before it.
 
@@ -91,18 +92,21 @@ def assemble(
         encoders: A VALOR model folder whose encoders of vision and audio are taken over; without
             one, they are as `parts` says, and fresh.
         parts: The media's side.
-        processing: Of the media.
+        processing: Of the media; None for that of `encoders`, or of the rendered world.
 
     Returns:
         `out`.
 
     Raises:
         ModelError: If the language model or the encoders cannot be loaded.
+        ConfigError: If the encoders do not take what `processing` gives.
     """
-    parts = parts or BridgeParts()
-    valor = load_model(encoders)[0] if encoders else None
-    if valor is not None:
+    parts, valor = parts or BridgeParts(), None
+    if encoders:
+        valor, own, _ = load_model(encoders)
         parts = evolve(parts, {"vision": valor.config.vision, "audio": valor.config.audio})
+        processing = processing or own.config
+    processing = processing or TINY_PROCESSOR
     tower, model = read_language_model(language_model)
     tokenizer = Tokenizer.for_language_model(language_model)
     config = BridgeConfig(
@@ -116,7 +120,10 @@ def assemble(
         max_positions=parts.max_positions,
         frame_order=parts.frame_order,
     )
-    config.check(processing)
+    try:
+        config.check(processing)
+    except ValueError as error:
+        raise ConfigError(f"{encoders or language_model}: {error}") from None
     bridge = Bridge(config, model)
     if valor is not None:
         bridge.vision.load_state_dict(valor.vision.state_dict())
