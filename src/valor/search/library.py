@@ -14,20 +14,10 @@ from typing import TYPE_CHECKING
 
 from valor.config import configclass, from_dict, parse_json, to_json
 from valor.errors import ConfigError, LibraryError, UsageError
+from valor.search.asking import Query, Weights, embed_query, parse_using
 from valor.search.ingest import AddReport, Ingest, Progress, find_files
 from valor.search.listing import write_listing
-from valor.search.query import (
-    Query,
-    Scan,
-    Weights,
-    balance,
-    best_of,
-    candidates,
-    embed_query,
-    parse_using,
-    rank,
-    score,
-)
+from valor.search.query import Scan, balance, best_of, candidates, rank, score
 from valor.search.results import Hit, merge
 from valor.search.tables import SEGMENT_FIELDS, FileRow, Tables, create_tables
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
