@@ -37,6 +37,8 @@ class Hit:
     """What is said, from a sidecar or a transcript."""
     screen: str | None = None
     """What is written in the picture."""
+    metadata: str | None = None
+    """What is known about the file, as `NAME=VALUE;` by name."""
     copies: tuple[str, ...] = ()
     """Other files with the same stretch."""
 
@@ -52,7 +54,7 @@ class Hit:
         place: float,
     ) -> "Hit":
         """Make a hit of a table's row; `place` is where in it the best moment lies, 0 to 1."""
-        names = ("path", "start_s", "end_s", "caption", "speech", "screen")
+        names = ("path", "start_s", "end_s", "caption", "speech", "screen", "metadata")
         return cls(
             **{name: row[name] for name in names},
             score=score,
