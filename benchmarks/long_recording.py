@@ -56,7 +56,7 @@ def repeat(clips: Sequence[Path], order: Sequence[int], out: Path) -> None:
     """Put clips of one length one after the other without encoding anything.
 
     Args:
-        clips: Made by `write_clip`.
+        clips: With pictures and sound, of one kind.
         order: The number of the clip at each place.
         out: The recording.
     """
@@ -77,7 +77,9 @@ def repeat(clips: Sequence[Path], order: Sequence[int], out: Path) -> None:
 
 def _packets(clip: Path) -> tuple[list[tuple[int, int, int, Fraction, bool, bytes]], Fraction]:
     with av.open(str(clip)) as container:
-        length_s = Fraction(container.streams.video[0].frames, FPS)
+        video = container.streams.video[0]
+        assert video.average_rate is not None
+        length_s = video.frames / video.average_rate
         found = [
             (p.stream.index, p.pts, p.dts, p.time_base, p.is_keyframe, bytes(p))
             for p in container.demux()
