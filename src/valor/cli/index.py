@@ -47,6 +47,8 @@ class Arguments:
     """Forget what the library holds, as another model needs."""
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with whatever comes into the folders, until Ctrl-C."""
+    ray: int = 0
+    """Workers of a Ray cluster (extra `ray`) that read and embed; 0 does it here."""
     every: float = 5.0
     """With --watch, seconds from one look to the next; a file that still grows has to wait."""
     json: Json = False
@@ -78,7 +80,12 @@ def main(argv: Sequence[str]) -> int:
 
     metadata = _metadata(arguments.metadata)
     library = Library(arguments.library, model=arguments.model, rebuild=arguments.rebuild)
-    add = functools.partial(library.add, **_helpers(arguments), metadata=metadata)
+    how = {"metadata": metadata, "keyframes_only": arguments.frames == "keyframes"}
+    add = functools.partial(library.add, **how, **_helpers(arguments))
+    if arguments.ray:
+        if arguments.describer or arguments.transcribe or arguments.read_text:
+            raise UsageError("--ray embeds only; leave out --describer, --transcribe, --read-text")
+        add = functools.partial(library.add_with_ray, **how, num_workers=arguments.ray)
     if arguments.watch:
         return _watch(arguments, library, add)
     with StageProgress() as progress:
@@ -103,11 +110,11 @@ def _watch(arguments: Arguments, library: "Library", add: "Callable[..., AddRepo
 
 
 def _helpers(arguments: Arguments) -> dict[str, Any]:
-    """The models beside the embedding one, and how to look."""
+    """The models beside the embedding one."""
     from valor.inference import load
     from valor.models.verbs import need_describer
 
-    helpers: dict[str, Any] = {"keyframes_only": arguments.frames == "keyframes"}
+    helpers: dict[str, Any] = {}
     if arguments.describer:
         helpers["describer"] = need_describer(load(arguments.describer))
     if arguments.transcribe:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ from valor.data.sources.media import is_media
 from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.media.segments import cut
-from valor.search.tables import FileRow, Tables, parse_modalities, segment_table
+from valor.search.tables import FileRow, parse_modalities, segment_table
 from valor.search.tracks import read_subtitles, sidecar_of, words_between
 from valor.types import Describer, Embedder, Modality, Segment
 
@@ -35,6 +35,13 @@ _READ_THREADS = min(4, os.cpu_count() or 1)
 
 Track = Callable[[Sequence[tuple[str, float, float]]], list[str | None]]
 """Writes down the words of segments, of which it gets path, start and end in seconds."""
+
+
+class Sink(Protocol):
+    """Where segments go."""
+
+    def commit(self, segments: Sequence[pa.Table], files: Sequence[FileRow]) -> object:
+        """Take segments, and the rows of files whose segments are all there."""
 
 
 class BadFile(NamedTuple):
@@ -182,7 +189,7 @@ class Ingest:
 
     def __init__(
         self,
-        tables: Tables,
+        tables: Sink,
         embedder: Embedder,
         describer: Describer | None = None,
         *,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from valor.config import configclass, from_dict, parse_json, to_json
 from valor.errors import ConfigError, LibraryError, UsageError
 from valor.search.asking import Query, Weights, embed_query, parse_using
+from valor.search.distributed import ingest_with_ray
 from valor.search.ingest import AddReport, Ingest, Progress, Track, find_files
 from valor.search.listing import write_listing
 from valor.search.query import Scan, balance, best_of, candidates, rank, score
@@ -180,6 +181,48 @@ class Library:
                 progress=progress,
             )
             report = ingest.run(find_files(_listed(paths)), self._tables.files())
+            self._tables.sweep()
+            self._tables.index()
+        return report
+
+    def add_with_ray(
+        self,
+        paths: Paths,
+        *,
+        num_workers: int,
+        metadata: Mapping[str, str] | None = None,
+        keyframes_only: bool = False,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> AddReport:
+        """Do what `add` does by workers of a Ray cluster, or by some on this machine.
+
+        Args:
+            paths: One file or folder, or several, at the same place on every machine.
+            num_workers: Each loads the model by its name.
+            metadata: As for `add`.
+            keyframes_only: As for `add`.
+            progress: Called after every file.
+
+        Returns:
+            What was added, skipped and bad.
+
+        Raises:
+            LibraryError: If the model has no name to load it by, or another process is writing.
+            DependencyError: If Ray is not installed.
+        """
+        source = self.info.model
+        if source is None:
+            raise LibraryError(f"{self.path}: workers need a model with a name; give its folder")
+        options = {"metadata": metadata, "keyframes_only": keyframes_only}
+        with self._writing():
+            self._tables.sweep()
+            report = ingest_with_ray(
+                self._tables,
+                (source, self.fingerprint, options),
+                find_files(_listed(paths)),
+                num_workers=num_workers,
+                progress=progress,
+            )
             self._tables.sweep()
             self._tables.index()
         return report
