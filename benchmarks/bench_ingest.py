@@ -19,6 +19,7 @@ from long_recording import CLIP_S, repeat, textured_clip
 
 from valor.checkpoints.folder import save_model
 from valor.inference import load
+from valor.models.valor import ValorConfig
 from valor.models.verbs import need_describer
 from valor.processing.processor import Processor
 from valor.processing.tokenizer import Tokenizer
@@ -32,6 +33,7 @@ def write_model(folder: Path) -> None:
     """The demo's model with random weights."""
     torch.manual_seed(0)
     config = tiny()
+    assert isinstance(config.model, ValorConfig)
     processor = Processor(config.processor, Tokenizer.train(["a red circle moves up"]))
     model = config.model.with_vocabulary(processor.tokenizer.vocab_size).build()
     save_model(folder, model.config, model.state_dict(), processor, card="Random weights.")

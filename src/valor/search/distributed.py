@@ -89,7 +89,7 @@ def ingest_with_ray(
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     known = tables.files()
-    remote = ray.remote(Worker)
+    remote: Any = ray.remote(Worker)
     actors = [remote.remote(*worker) for _ in range(min(num_workers, max(1, len(paths))))]
     done = ActorPool(actors).map_unordered(
         lambda actor, path: actor.ingest.remote(path, known.get(path)), list(paths)
