@@ -22,8 +22,8 @@ import torch
 from search_statistics import SINGLES, Generator, Statistics, fit
 
 from valor.models.fusion import join, similarity
+from valor.search.asking import Query
 from valor.search.library import Library
-from valor.search.query import Query
 from valor.search.tables import FileRow, segment_table
 from valor.types import AUDIOVISUAL, Embeddings, Modality, Segment
 

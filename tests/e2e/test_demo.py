@@ -40,8 +40,10 @@ def test_the_quick_demo_leaves_model_report_and_library(demo):
     page = (out / "report.html").read_text()
     assert "<video" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert result.stdout.count("  valor ") == 3
-    for command in re.findall(r"^  (valor .*)$", result.stdout, flags=re.MULTILINE):
+    assert result.stdout.count("  valor ") == 4
+    *others, serve = re.findall(r"^  (valor .*)$", result.stdout, flags=re.MULTILINE)
+    assert serve == "valor serve runs/quick/library"
+    for command in others:
         assert run(command, folder, demo[1]).stdout.strip()
 
 

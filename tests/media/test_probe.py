@@ -197,3 +197,17 @@ def test_an_unproven_length_is_measured_once(render, grays, truncate, monkeypatc
     assert len(num_opened) <= 5
     path.write_bytes(path.read_bytes()[:-500])
     assert probe(path).duration_s not in lengths_s
+
+
+def test_tags_of_the_recording_are_told_and_those_of_the_format_are_not(tmp_path: Path):
+    path = tmp_path / "a.wav"
+    with av.open(str(path), "w") as container:
+        container.metadata.update({"title": "Harbour", "artist": "x" * 5000})
+        stream = cast(AudioStream, container.add_stream("pcm_s16le", rate=8000, layout="mono"))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    tags = probe(path).tags
+    assert tags["title"] == "Harbour"
+    assert set(tags) == {"title", "artist"}
+    assert len(tags["artist"]) == 1000

@@ -94,7 +94,8 @@ def scenes_of(path: str) -> list[dict]:
 
 
 def probe_words(path: str) -> SimpleNamespace:
-    return SimpleNamespace(duration_s=len(scenes_of(path)) * SEGMENT_S)
+    tags = {"title": Path(path).stem}
+    return SimpleNamespace(duration_s=len(scenes_of(path)) * SEGMENT_S, tags=tags)
 
 
 def write(path: Path, *scenes: dict[str, str]) -> Path:

@@ -107,6 +107,15 @@ def test_every_segment_keeps_what_a_describer_says_of_it(library, write_file, wo
     }
 
 
+def test_metadata_of_container_and_user_can_be_filtered(library, write_file):
+    library.add(write_file("a.mp4", STREET), metadata={"camera": "2", "note": "a;b  c"})
+    library.add(write_file("b.mp4", BEACH), metadata={"camera": "21"})
+    found = library.search("car", where="metadata LIKE '%camera=2;%'", merged=False)
+    assert [hit.metadata for hit in found] == ["camera=2; note=a,b c; title=a;"]
+    both = library.search("car", where="metadata LIKE '%camera=2%'", merged=False)
+    assert len(both) == 2
+
+
 def test_bad_file_is_remembered_until_it_changes(library, write_file):
     path = write_file("a.mp4", {"broken": "yes"})
     library.add(path)

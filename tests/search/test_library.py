@@ -210,6 +210,21 @@ def test_verb_keeps_a_library_in_order(library, folder, tmp_path, capsys):
     assert main(["library", "compact", str(tmp_path / "absent")]) == 1
 
 
+def test_verb_lists_bad_files_with_reasons(library, folder, capsys):
+    bad = folder / "text.mp4"
+    bad.write_text("hello")
+    library.add(folder)
+    assert main(["library", "bad", str(library.path)]) == 0
+    assert capsys.readouterr().out == f"{bad} (unreadable): is no media file\n"
+    assert main(["library", "bad", str(library.path), "--json"]) == 0
+    assert [row["reason"] for row in json.loads(capsys.readouterr().out)] == ["unreadable"]
+
+
+def test_metadata_without_a_value_is_a_usage_error(library, folder, capsys):
+    assert main(["index", str(library.path), str(folder), "--metadata", "camera"]) == 2
+    assert "camera=2" in capsys.readouterr().err
+
+
 def test_changed_subtitles_are_read_again(library, write_file):
     path = write_file("talk.mp4", DOG, DOG)
     library.add(path)

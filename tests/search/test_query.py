@@ -6,8 +6,9 @@ import pytest
 
 from valor.errors import MediaError, UsageError
 from valor.models.fusion import join, similarity
-from valor.search import query, tables
+from valor.search import asking, query, tables
 from valor.search.library import Library
+from valor.search.results import Hit, merge
 from valor.types import AUDIOVISUAL, Modality
 
 SCENES = {
@@ -26,7 +27,7 @@ def full(library, write_file) -> Library:
     return library
 
 
-def place(hit: query.Hit) -> tuple[str, float]:
+def place(hit: Hit) -> tuple[str, float]:
     return Path(hit.path).name, hit.start_s
 
 
@@ -60,7 +61,7 @@ def test_best_match_of_a_file_comes_first(full, write_file, by, using, scene, be
 
 @pytest.mark.parametrize("using", ["vision", "audio", "audiovisual"])
 def test_scores_are_the_similarity_of_the_models_own_vectors(full, using):
-    model, group = full.embedder, query.USING[using]
+    model, group = full.embedder, asking.USING[using]
     hits = full.search("sea bell car", using=using, limit=100, merged=False)
     assert len(hits) == {"vision": 5, "audio": 5}.get(using, 6)
     for hit in hits:
@@ -198,8 +199,8 @@ def indexed(tmp_path, write_file, word_model, monkeypatch) -> Library:
 @pytest.mark.parametrize("using", ["vision", "audio", "audiovisual"])
 @pytest.mark.parametrize("text", ["word3 word17", "word5", "word30 word9 word12"])
 def test_index_finds_what_a_scan_finds(indexed, using, text):
-    asked = query.embed_query(indexed.embedder, text, by="text", group=AUDIOVISUAL)
-    weights = query.parse_using(using)
+    asked = asking.embed_query(indexed.embedder, text, by="text", group=AUDIOVISUAL)
+    weights = asking.parse_using(using)
     assert "pooled" in indexed._tables.indexed()
     exact = query.rank(indexed._scan.blocks(), asked, weights=weights, limit=10)
     found = indexed.find(asked, weights=weights, limit=10)
@@ -232,7 +233,7 @@ def test_linear_function_equals_the_score_of_the_segment_it_was_made_at(word_mod
     means = np.concatenate([media[single].vectors[0, 0] for single in AUDIOVISUAL])
     for group in (Modality.VISION, Modality.AUDIO, AUDIOVISUAL):
         factors = query.linear(block, 0, tokens, {group: 1.0})
-        expected = query.score(block, query.Query(tokens=tokens), [group])[group][0]
+        expected = query.score(block, asking.Query(tokens=tokens), [group])[group][0]
         assert factors @ means == pytest.approx(expected, abs=1e-3)
 
 
@@ -245,6 +246,13 @@ def test_neighbours_and_copies_make_one_hit(library, write_file):
     assert (place(first), first.end_s) == (("a.mp4", 5.0), 15.0)
     assert {Path(copy).name for copy in first.copies} == {"copy.mp4"}
     assert all(hit.score < first.score for hit in others)
+
+
+def test_hit_between_two_others_makes_one_of_all_three(library, write_file):
+    library.add(write_file("a.mp4", {"see": "car"}, {"see": "car"}, {"see": "car"}))
+    first, second, third = library.search("car", using="vision", merged=False)
+    merged = merge([first, third, second], limit=10)
+    assert [(hit.start_s, hit.end_s, hit.score) for hit in merged] == [(0.0, 15.0, first.score)]
 
 
 def test_moment_and_modality_of_the_best_token(library, write_file):
@@ -264,10 +272,18 @@ def test_text_with_a_sound_finds_what_has_both(full, write_file):
     assert place(full.search("sea", also=sound, using="audiovisual")[0]) == ("beach.mp4", 0.0)
 
 
-def test_segment_of_a_file_is_a_query(full):
+@pytest.mark.parametrize(
+    ("second", "start_s"), [("0", 0.0), ("0.000", 0.0), ("4.99", 0.0), ("5.", 5.0), ("7.5", 5.0)]
+)
+def test_segment_of_a_file_is_a_query(full, second, start_s):
     path = next(row.path for row in full.files() if row.path.endswith("church.mp4"))
-    found = full.search(f"{path}@7.5", by="video", using="audiovisual", merged=False)
-    assert place(found[0]) == ("church.mp4", 5.0)
+    found = full.search(f"{path}@{second}", by="video", using="audiovisual", merged=False)
+    assert place(found[0]) == ("church.mp4", start_s)
+
+
+def test_name_with_an_at_sign_is_a_name(full, write_file):
+    path = write_file("mail@7", {"see": "old tower"}, {"see": "candle"})
+    assert place(full.search(path, by="image")[0]) == ("church.mp4", 0.0)
 
 
 def test_auto_listens_sees_or_reads_as_the_query_asks(library, tmp_path, write_file):

@@ -1,14 +1,13 @@
 """Running servers: of a store of rendered videos, and of a library of them."""
 
+import contextlib
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from tests.server.running import Served, Teller, running, write_other_formats
 from valor.data.building.annotations import AnnotationStore
@@ -18,7 +17,6 @@ from valor.search.library import Library
 from valor.server import app
 from valor.server.annotate import create_app
 from valor.server.guard import GuardConfig
-from valor.server.web import listen
 
 MAX_UPLOAD_BYTES = 2 << 20
 
@@ -47,22 +45,13 @@ def store(tmp_path: Path, manifest: Path) -> Iterator[AnnotationStore]:
 @pytest.fixture
 def serving() -> Iterator[Callable[..., str]]:
     """Starts servers on free ports, and ends them."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(store: AnnotationStore, **options: Any) -> str:
-        socket = listen("127.0.0.1", 0)
-        page = create_app(store, **options)
-        server = uvicorn.Server(uvicorn.Config(page, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
-        thread.start()
-        running.append((server, thread))
-        return f"http://127.0.0.1:{socket.getsockname()[1]}"
+        def start(store: AnnotationStore, *, token: str | None = None, **options: Any) -> str:
+            page = create_app(store, guard=GuardConfig(token=token), **options)
+            return str(stack.enter_context(running(page)).base_url)
 
-    yield start
-    for server, thread in running:
-        server.should_exit = True
-        thread.join(timeout=10)
-        assert not thread.is_alive()
+        yield start
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import httpx2
 import numpy as np
 from fastapi import FastAPI
 
-from valor.server.app import make_server
+from valor.server.serving import make_server
 from valor.types import AUDIOVISUAL, Answer, Caption
 
 

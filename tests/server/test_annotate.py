@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from valor.data.building.annotations import LEASE_S, AnnotationStore
 from valor.server.annotate import create_app
+from valor.server.guard import GuardConfig
 
 pytestmark = pytest.mark.media
 
@@ -31,7 +32,7 @@ def act(client, annotator, task, action, text=""):
 def is_problem(response, status):
     assert response.headers["content-type"] == "application/problem+json"
     content = response.json()
-    assert set(content) == {"title", "status", "detail"}
+    assert {"type", "title", "status", "detail"} <= set(content)
     assert content["detail"]
     return response.status_code == content["status"] == status
 
@@ -146,7 +147,10 @@ ROUTES = ["/api/report", "/api/progress?annotator=ann", "/media/1"]
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_with_a_token_only_who_knows_it_is_answered(store, path):
-    client = TestClient(create_app(store, token="quite secret"), base_url="http://a.example")
+    client = TestClient(
+        create_app(store, guard=GuardConfig(host="0.0.0.0", token="quite secret")),
+        base_url="http://a.example",
+    )
     assert is_problem(client.get(path), 401)
     assert is_problem(client.get(path, headers={"Authorization": "Bearer wrong"}), 401)
     assert is_problem(client.post("/api/tasks", json={"annotator": "a", "role": "write"}), 401)
@@ -165,7 +169,7 @@ def test_with_a_token_only_who_knows_it_is_answered(store, path):
 def test_without_a_token_only_a_loopback_name_is_answered(store, path):
     """A page of the web whose name leads to this machine gets nothing."""
     app = create_app(store)
-    assert is_problem(TestClient(app, base_url="http://evil.example").get(path), 403)
+    assert is_problem(TestClient(app, base_url="http://evil.example").get(path), 421)
     for host in (HERE, "http://localhost:7861", "http://[::1]:7861"):
         assert TestClient(app, base_url=host).get(path).status_code == 200
 
@@ -182,7 +186,7 @@ def test_without_a_token_only_a_loopback_name_is_answered(store, path):
 def test_a_malformed_request_is_a_problem_that_names_the_field(client, body, where):
     answer = client.post("/api/tasks", json=body)
     assert is_problem(answer, 422)
-    assert answer.json()["detail"].startswith(f"{where}: ")
+    assert answer.json()["detail"].startswith(f"body.{where}: ")
 
 
 def test_a_form_of_another_page_cannot_act(client):

@@ -78,20 +78,22 @@ class Annotate:
     def _serve(self, manifest: Path, concepts: list[str] | None) -> int:
         try:
             from valor.server.annotate import create_app
-            from valor.server.web import is_loopback, listen, serve
+            from valor.server.guard import GuardConfig
+            from valor.server.serving import make_server
         except ImportError as error:
             raise DependencyError(f"{error}; install the extra `valor-omni[serve]`") from None
-        if self.token is None and not is_loopback(self.host):
-            raise UsageError(f"--host {self.host}: others can reach it, give a --token for them")
+        guard = GuardConfig(host=self.host, token=self.token)
         with closing(AnnotationStore(self.store)) as store:
             num_new = store.add(manifest, captions_per_item=self.captions_per_item)
-            socket = listen(self.host, self.port)
-            host = f"[{self.host}]" if ":" in self.host else self.host
-            address = f"http://{host}:{socket.getsockname()[1]}/"
-            if self.token is not None:
-                address += f"?token={quote(self.token)}"
-            row = {"address": address, "num_new": num_new, **store.counts()}
-            print(json.dumps(row) if self.json else f"annotate at {address}", flush=True)
-            print("every action is saved at once; Ctrl-C ends the page", file=sys.stderr)
-            serve(create_app(store, token=self.token, concepts=concepts), socket)
+
+            def ready(port: int) -> None:
+                host = f"[{self.host}]" if ":" in self.host else self.host
+                query = "" if self.token is None else f"?token={quote(self.token)}"
+                address = f"http://{host}:{port}/{query}"
+                row = {"address": address, "num_new": num_new, **store.counts()}
+                print(json.dumps(row) if self.json else f"annotate at {address}", flush=True)
+                print("every action is saved at once; Ctrl-C ends the page", file=sys.stderr)
+
+            app = create_app(store, guard=guard, concepts=concepts)
+            make_server(app, port=self.port, ready=ready).run()
         return 0

@@ -38,7 +38,8 @@ def main(argv: Sequence[str]) -> int:
     example = out / "world" / "media" / "test-000000.mp4"
     print(summary_table(report))
     print(f"\nThe page with curves and examples: {out / 'report.html'}\nTry next:")
-    print(f'  valor search {out / "videos.library"} "a red circle moves left and a bell sounds"')
+    print(f'  valor search {out / "library"} "a red circle moves left and a bell sounds"')
     print(f"  valor caption {out / 'model'} {example}")
     print(f'  valor ask {out / "model"} {example} "what is heard"')
+    print(f"  valor serve {out / 'library'}")
     return 0

@@ -1,17 +1,26 @@
 """`valor index`: make recordings searchable."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from valor.cli.arguments import Json, parse
 from valor.cli.progress import StageProgress
+from valor.errors import UsageError
+
+if TYPE_CHECKING:
+    from valor.search.ingest import AddReport, Progress
+    from valor.search.library import Library
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +37,20 @@ class Arguments:
     """Model folder or endpoint URL#MODEL that captions every new segment."""
     transcribe: str | None = None
     """Whisper model, such as openai/whisper-small, for files without subtitles beside them."""
+    read_text: str | None = None
+    """Image-to-text model, such as microsoft/trocr-base-printed, for what pictures say."""
+    metadata: tuple[str, ...] = ()
+    """NAME=VALUE to keep about every new file, for `--where "metadata LIKE '%NAME=VALUE;%'"`."""
     frames: Literal["all", "keyframes"] = "all"
     """Which frames of a video may be looked at; keyframes are many times faster to decode."""
     rebuild: bool = False
     """Forget what the library holds, as another model needs."""
+    watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with whatever comes into the folders, until Ctrl-C."""
+    ray: int = 0
+    """Workers of a Ray cluster (extra `ray`) that read and embed; 0 does it here."""
+    every: float = 5.0
+    """With --watch, seconds from one look to the next; a file that still grows has to wait."""
     json: Json = False
     """What was done, as a JSON object on stdout."""
 
@@ -57,35 +76,87 @@ def main(argv: Sequence[str]) -> int:
     if any(word.partition("=")[0] == "--plan" for word in argv):
         return _plan(parse(Plan, argv, verb="index"))
     arguments = parse(Arguments, argv, verb="index")
-    from valor.inference import load
-    from valor.models.verbs import need_describer
     from valor.search.library import Library
 
-    describer = need_describer(load(arguments.describer)) if arguments.describer else None
-    transcriber = None
+    metadata = _metadata(arguments.metadata)
+    library = Library(arguments.library, model=arguments.model, rebuild=arguments.rebuild)
+    how = {"metadata": metadata, "keyframes_only": arguments.frames == "keyframes"}
+    add = functools.partial(library.add, **how, **_helpers(arguments))
+    if arguments.ray:
+        if arguments.describer or arguments.transcribe or arguments.read_text:
+            raise UsageError("--ray embeds only; leave out --describer, --transcribe, --read-text")
+        add = functools.partial(library.add_with_ray, **how, num_workers=arguments.ray)
+    if arguments.watch:
+        return _watch(arguments, library, add)
+    with StageProgress() as progress:
+        report = add(list(arguments.media), progress=_shown_by(progress))
+    _show(report, library, as_json=arguments.json)
+    return 1 if report.bad and not report.added + report.skipped else 0
+
+
+def _watch(arguments: Arguments, library: "Library", add: "Callable[..., AddReport]") -> int:
+    from valor.search.watching import watch
+
+    def added(paths: list[str]) -> "AddReport":
+        with StageProgress() as progress:
+            return add(paths, progress=_shown_by(progress))
+
+    looks = watch(list(arguments.media), added, every_s=arguments.every, stop=threading.Event())
+    print("watching; Ctrl-C ends it, and nothing that is written is lost", file=sys.stderr)
+    with contextlib.suppress(KeyboardInterrupt):
+        for report in looks:
+            _show(report, library, as_json=arguments.json)
+    return 0
+
+
+def _helpers(arguments: Arguments) -> dict[str, Any]:
+    """The models beside the embedding one."""
+    from valor.inference import load
+    from valor.models.verbs import need_describer
+
+    helpers: dict[str, Any] = {}
+    if arguments.describer:
+        helpers["describer"] = need_describer(load(arguments.describer))
     if arguments.transcribe:
         from valor.search.transcripts import Transcriber
 
-        transcriber = Transcriber(arguments.transcribe)
-    library = Library(arguments.library, model=arguments.model, rebuild=arguments.rebuild)
-    with StageProgress() as progress:
-        report = library.add(
-            list(arguments.media),
-            describer=describer,
-            transcriber=transcriber,
-            keyframes_only=arguments.frames == "keyframes",
-            progress=lambda now: progress("index", round(now.done_fraction * 1000), 1000),
-        )
+        helpers["transcriber"] = Transcriber(arguments.transcribe)
+    if arguments.read_text:
+        from valor.search.screens import ScreenReader
+
+        helpers["screen_reader"] = ScreenReader(arguments.read_text)
+    return helpers
+
+
+def _metadata(pairs: Sequence[str]) -> dict[str, str]:
+    split = [pair.partition("=") for pair in pairs]
+    if wrong := [name for name, equals, value in split if not (name and equals and value)]:
+        raise UsageError(f"metadata {wrong[0]!r}; write NAME=VALUE, such as camera=2")
+    return {name: value for name, _, value in split}
+
+
+def _shown_by(progress: StageProgress) -> "Callable[[Progress], None]":
+    start_s = time.monotonic()
+
+    def show(now: "Progress") -> None:
+        rate = now.seconds_of_media / max(time.monotonic() - start_s, 1e-3)
+        note = f"{rate:.0f}x real time"
+        progress("index", round(now.done_fraction * 1000), 1000, note=note)
+
+    return show
+
+
+def _show(report: "AddReport", library: "Library", *, as_json: bool) -> None:
     for bad in report.bad:
-        print(f"left out {bad.path}: {bad.detail}", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(dataclasses.asdict(report)))
-    else:
-        print(
-            f"{report.added} added, {report.skipped} unchanged, {len(report.bad)} left out; "
-            f"{len(library)} segments in {arguments.library}"
-        )
-    return 1 if report.bad and not report.added + report.skipped else 0
+        print(f"left out {bad.path} ({bad.reason}): {bad.detail}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report)), flush=True)
+        return
+    print(
+        f"{report.added} added, {report.skipped} unchanged, {len(report.bad)} left out; "
+        f"{len(library)} segments in {library.path}",
+        flush=True,
+    )
 
 
 def _plan(arguments: Plan) -> int:

@@ -5,11 +5,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from valor.cli.arguments import Json, parse_kind
 from valor.cli.progress import StageProgress
+
+if TYPE_CHECKING:
+    from valor.search.library import Library
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +64,33 @@ class Export:
     """What was done, as a JSON object on stdout."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bad:
+    """List the files that could not be read, with the reason."""
+
+    library: tyro.conf.Positional[Path]
+    """Library folder."""
+    json: Json = False
+    """A JSON list on stdout."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
-    kinds = {"remove": Remove, "refresh": Refresh, "compact": Compact, "export": Export}
+    kinds = {
+        "remove": Remove,
+        "refresh": Refresh,
+        "compact": Compact,
+        "export": Export,
+        "bad": Bad,
+    }
     arguments = parse_kind(kinds, argv, verb="library")
     from valor.search.library import Library
 
     model = arguments.model if isinstance(arguments, Refresh) else None
     library = Library(arguments.library, model=model, create=False)
+    if isinstance(arguments, Bad):
+        _list_bad(library, as_json=arguments.json)
+        return 0
     done: dict[str, object]
     if isinstance(arguments, Remove):
         done = {"removed": library.remove(list(arguments.media))}
@@ -84,3 +107,11 @@ def main(argv: Sequence[str]) -> int:
         done = {"segments": library.export(arguments.out, where=arguments.where)}
     print(json.dumps(done) if arguments.json else ", ".join(f"{k} {v}" for k, v in done.items()))
     return 0
+
+
+def _list_bad(library: "Library", *, as_json: bool) -> None:
+    rows = [(row.path, row.reason, row.detail) for row in library.files() if row.status == "bad"]
+    if as_json:
+        print(json.dumps([{"path": p, "reason": r, "detail": d} for p, r, d in rows]))
+    for path, reason, detail in [] if as_json else rows:
+        print(f"{path} ({reason}): {detail}")

@@ -24,6 +24,8 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Show the recent rate."""
+        if task.fields["note"]:
+            return Text(task.fields["note"])
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f}/s")
 
@@ -64,13 +66,13 @@ class StageProgress:
     ) -> None:
         self._progress.stop()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done in a stage."""
+    def __call__(self, stage: str, done: int, total: int, *, note: str = "") -> None:
+        """Show that `done` of `total` are done in a stage, with a rate in words if there is one."""
         task = self._tasks.get(stage)
         if task is None:
-            task = self._tasks[stage] = self._progress.add_task(stage, total=total)
+            task = self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
             self._starts[stage] = self._last_end
-        self._progress.update(task, completed=done, total=total)
+        self._progress.update(task, completed=done, total=total, note=note)
         if done == total:
             self._last_end = time.perf_counter()
         tenth = 10 * done // total
@@ -78,5 +80,5 @@ class StageProgress:
             self._tenths[stage] = tenth
             elapsed_s = max(time.perf_counter() - self._starts[stage], 1e-3)
             left_s = elapsed_s / done * (total - done)
-            rate = f"{done / elapsed_s:.1f}/s, {left_s:.0f} s left"
+            rate = f"{note or f'{done / elapsed_s:.1f}/s'}, {left_s:.0f} s left"
             print(f"{stage}: {done} of {total}, {rate}", file=sys.stderr, flush=True)

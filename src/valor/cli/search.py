@@ -63,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
                 "moment_s": hit.moment_s,
                 "caption": hit.caption,
                 "speech": hit.speech,
+                "screen": hit.screen,
+                "metadata": hit.metadata,
                 "copies": hit.copies,
             }
             for hit in hits
@@ -73,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         parts = ", ".join(f"{name} {score:.2f}" for name, score in hit.by_modality.items())
         stretch = f"{hit.start_s:.1f}-{hit.end_s:.1f} s"
         stretch += f", at {hit.moment_s:.1f} s by {hit.matched.label}" if hit.matched else ""
-        said = "".join(f"  {text}" for text in (hit.caption, hit.speech) if text)
+        said = "".join(f"  {text}" for text in (hit.caption, hit.speech, hit.screen) if text)
         print(f"{rank:3}. {hit.score:.3f}  {hit.path}  {stretch}  ({parts}){said}")
     if not hits:
         print(f"nothing found: {len(library)} segments in {arguments.library}")

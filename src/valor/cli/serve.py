@@ -41,8 +41,9 @@ def main(argv: Sequence[str]) -> int:
     from valor.types import Describer
 
     try:
-        from valor.server.app import create_app, make_server
+        from valor.server.app import create_app
         from valor.server.guard import GuardConfig
+        from valor.server.serving import make_server
     except ImportError as error:
         raise DependencyError(
             f"serving needs the package {error.name}; run `pip install valor-omni[serve]`"

@@ -3,6 +3,7 @@
 Entry points: `probe`, and `duration_s` for a file that is open.
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +43,10 @@ _ROUNDING_S = 1.0
 MAX_DURATION_S = 1e6
 """Eleven days; a header that claims more is damaged, and would be cut into endless segments."""
 
+_MAX_TAGS, _MAX_LETTERS = 64, 1000
+"""Of a container; a header may hold megabytes of them."""
+_FORMAT_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
+"""Say nothing about the recording."""
 _LONGEST_PACKET_S = 1e4
 """A packet whose samples are trimmed below zero claims an unsigned length of days."""
 
@@ -71,6 +76,8 @@ class MediaInfo:
     sample_rate_hz: int | None
     channels: int | None
     num_audio_tracks: int
+    tags: dict[str, str]
+    """What the container says of itself by lower-case name, such as `title` and `creation_time`."""
 
 
 def duration_s(container: InputContainer) -> float:
@@ -199,4 +206,11 @@ def probe(path: str | Path, *, time_limit_s: float = TIME_LIMIT_S) -> MediaInfo:
             sample_rate_hz=audio and audio.codec_context.sample_rate,
             channels=audio and audio.codec_context.channels,
             num_audio_tracks=len(audio_tracks(container)),
+            tags=_tags(container),
         )
+
+
+def _tags(container: InputContainer) -> dict[str, str]:
+    tags = {name.lower()[:_MAX_LETTERS]: text for name, text in container.metadata.items()}
+    found = itertools.islice(((n, t) for n, t in tags.items() if n not in _FORMAT_TAGS), _MAX_TAGS)
+    return {name: text[:_MAX_LETTERS] for name, text in found}

@@ -73,7 +73,7 @@ def demo(
     outputs = collect(model, test, progress=lambda *done: report("evaluate", *done))
     figures = measure(model, test, outputs, out / "world")
     stages.end("evaluate")
-    library = Library(out / "videos.library", model=out / "model")
+    library = Library(out / "library", model=out / "model")
     library.add(
         [record.media for record in test],
         progress=lambda now: report("index", round(now.done_fraction * len(test)), len(test)),

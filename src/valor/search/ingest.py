@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -22,18 +22,26 @@ from valor.data.sources.media import is_media
 from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.media.segments import cut
-from valor.search.tables import FileRow, Tables, parse_modalities, segment_table
+from valor.search.tables import FileRow, parse_modalities, segment_table
 from valor.search.tracks import read_subtitles, sidecar_of, words_between
 from valor.types import Describer, Embedder, Modality, Segment
-
-if TYPE_CHECKING:
-    from valor.search.transcripts import Transcriber
 
 BATCH_SEGMENTS = 16
 COMMIT_SEGMENTS = 256
 COMMIT_S = 2.0
 """A kill loses at most this much finished work; a commit costs some 20 ms."""
 _READ_THREADS = min(4, os.cpu_count() or 1)
+
+
+Track = Callable[[Sequence[tuple[str, float, float]]], list[str | None]]
+"""Writes down the words of segments, of which it gets path, start and end in seconds."""
+
+
+class Sink(Protocol):
+    """Where segments go."""
+
+    def commit(self, segments: Sequence[pa.Table], files: Sequence[FileRow]) -> object:
+        """Take segments, and the rows of files whose segments are all there."""
 
 
 class BadFile(NamedTuple):
@@ -100,6 +108,12 @@ def plan(path: str, *, segment_s: float) -> list[tuple[float, float]]:
     return cut(probe(path).duration_s, segment_s=segment_s)
 
 
+def metadata_text(values: Mapping[str, str]) -> str | None:
+    """Write names and values as `NAME=VALUE;` by name, so that SQL finds one with LIKE."""
+    pairs = [f"{name}={' '.join(v.replace(';', ',').split())};" for name, v in values.items()]
+    return " ".join(sorted(pairs)) or None
+
+
 def read(
     model: Embedder | Describer,
     path: str,
@@ -121,6 +135,7 @@ class _File:
         stat = Path(path).stat()
         sidecar = sidecar_of(path)
         self.cues = read_subtitles(sidecar) if sidecar else []
+        self.metadata: str | None = None
         mtime_ns = max(stat.st_mtime_ns, sidecar.stat().st_mtime_ns if sidecar else 0)
         self.place = place
         self.is_bad = False
@@ -146,6 +161,10 @@ class _Stretch:
     """Of the file, with this stretch."""
 
     @property
+    def place(self) -> tuple[str, float, float]:
+        return self.file.row.path, self.start_s, self.end_s
+
+    @property
     def is_last(self) -> bool:
         return self.done_fraction == 1
 
@@ -161,22 +180,26 @@ class Ingest:
         tables: Where to write.
         embedder: The library's model.
         describer: Captions the segments, if there is one.
-        transcriber: Writes down what is said in files without subtitles, if there is one.
+        tracks: Who writes down what is said (`speech`) in files without subtitles, and what
+            pictures say (`screen`).
+        metadata: What to keep about every file, beside the tags of its container.
         keyframes_only: True looks at no other frames of a video.
         progress: Called after every batch.
     """
 
     def __init__(
         self,
-        tables: Tables,
+        tables: Sink,
         embedder: Embedder,
         describer: Describer | None = None,
         *,
-        transcriber: "Transcriber | None" = None,
+        tracks: Mapping[str, Track] | None = None,
+        metadata: Mapping[str, str] | None = None,
         keyframes_only: bool = False,
         progress: Callable[[Progress], object] | None,
     ) -> None:
-        self._transcriber = transcriber
+        self._tracks = tracks or {}
+        self._metadata = metadata or {}
         self._tables = tables
         self._embedder = embedder
         self._describer = describer
@@ -233,10 +256,12 @@ class Ingest:
                 self._skip(known[path])
                 continue
             try:
-                stretches = plan(path, segment_s=self._embedder.segment_s)
+                info = probe(path)
             except MediaError as error:
                 self._fail(file, error)
                 continue
+            file.metadata = metadata_text({**info.tags, **self._metadata})
+            stretches = cut(info.duration_s, segment_s=self._embedder.segment_s)
             for number, (start_s, end_s) in enumerate(stretches, start=1):
                 if file.is_bad:
                     break
@@ -308,10 +333,11 @@ class Ingest:
         media = self._embedder.embed_media(segments)
         if not media:
             return
+        texts = zip(captions, self._speech(stretches), self._screens(stretches), strict=True)
         rows = [
             {"key": s.file.row.key, "path": s.file.row.path, "start_s": s.start_s, "end_s": s.end_s}
-            | {"caption": caption, "speech": said}
-            for s, caption, said in zip(stretches, captions, self._speech(stretches), strict=True)
+            | {"caption": caption, "speech": said, "screen": written, "metadata": s.file.metadata}
+            for s, (caption, said, written) in zip(stretches, texts, strict=True)
         ]
         table = segment_table(rows, media)
         self._segments.append(table)
@@ -327,14 +353,18 @@ class Ingest:
     def _speech(self, stretches: Sequence[_Stretch]) -> list[str | None]:
         """The words of each stretch: its subtitles, or else a transcript."""
         said = [words_between(s.file.cues, s.start_s, s.end_s) for s in stretches]
-        if self._transcriber is None:
+        if "speech" not in self._tracks:
             return said
         rows = [row for row, stretch in enumerate(stretches) if not stretch.file.cues]
-        places = [stretches[row] for row in rows]
-        heard = [(place.file.row.path, place.start_s, place.end_s) for place in places]
-        for row, text in zip(rows, self._transcriber.transcribe(heard), strict=True):
+        heard = [stretches[row].place for row in rows]
+        for row, text in zip(rows, self._tracks["speech"](heard), strict=True):
             said[row] = text
         return said
+
+    def _screens(self, stretches: Sequence[_Stretch]) -> list[str | None]:
+        if "screen" not in self._tracks:
+            return [None] * len(stretches)
+        return self._tracks["screen"]([stretch.place for stretch in stretches])
 
     def _finish(self, file: _File) -> None:
         if not file.row.num_segments:

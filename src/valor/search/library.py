@@ -14,25 +14,17 @@ from typing import TYPE_CHECKING
 
 from valor.config import configclass, from_dict, parse_json, to_json
 from valor.errors import ConfigError, LibraryError, UsageError
-from valor.search.ingest import AddReport, Ingest, Progress, find_files
+from valor.search.asking import Query, Weights, embed_query, parse_using
+from valor.search.distributed import ingest_with_ray
+from valor.search.ingest import AddReport, Ingest, Progress, Track, find_files
 from valor.search.listing import write_listing
-from valor.search.query import (
-    Query,
-    Scan,
-    Weights,
-    balance,
-    best_of,
-    candidates,
-    embed_query,
-    parse_using,
-    rank,
-    score,
-)
+from valor.search.query import Scan, balance, best_of, candidates, rank, score
 from valor.search.results import Hit, merge
 from valor.search.tables import SEGMENT_FIELDS, FileRow, Tables, create_tables
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
 
 if TYPE_CHECKING:
+    from valor.search.screens import ScreenReader
     from valor.search.transcripts import Transcriber
 
 FORMAT_VERSION = 3
@@ -144,6 +136,8 @@ class Library:
         *,
         describer: Describer | None = None,
         transcriber: "Transcriber | None" = None,
+        screen_reader: "ScreenReader | None" = None,
+        metadata: Mapping[str, str] | None = None,
         keyframes_only: bool = False,
         progress: Callable[[Progress], object] | None = None,
     ) -> AddReport:
@@ -156,6 +150,9 @@ class Library:
             paths: One file or folder, or several.
             describer: Captions every segment, for hits and exports to show.
             transcriber: Writes down what is said in files without subtitles beside them.
+            screen_reader: Writes down what pictures say.
+            metadata: Names and values to keep about every new file, beside the tags of its
+                container; `where` finds them, as in `metadata LIKE '%camera=2;%'`.
             keyframes_only: True looks at the keyframes of videos only, which is many times faster;
                 what is seen may be some seconds off.
             progress: Called after every batch of segments.
@@ -167,17 +164,65 @@ class Library:
             LibraryError: If another process is writing to the library, or the model is another.
             ModelError: If the describer fails.
         """
+        tracks: dict[str, Track] = {}
+        if transcriber is not None:
+            tracks["speech"] = transcriber.transcribe
+        if screen_reader is not None:
+            tracks["screen"] = screen_reader.read
         with self._writing():
             self._tables.sweep()
             ingest = Ingest(
                 self._tables,
                 self.embedder,
                 describer,
-                transcriber=transcriber,
+                tracks=tracks,
+                metadata=metadata,
                 keyframes_only=keyframes_only,
                 progress=progress,
             )
             report = ingest.run(find_files(_listed(paths)), self._tables.files())
+            self._tables.sweep()
+            self._tables.index()
+        return report
+
+    def add_with_ray(
+        self,
+        paths: Paths,
+        *,
+        num_workers: int,
+        metadata: Mapping[str, str] | None = None,
+        keyframes_only: bool = False,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> AddReport:
+        """Do what `add` does by workers of a Ray cluster, or by some on this machine.
+
+        Args:
+            paths: One file or folder, or several, at the same place on every machine.
+            num_workers: Each loads the model by its name.
+            metadata: As for `add`.
+            keyframes_only: As for `add`.
+            progress: Called after every file.
+
+        Returns:
+            What was added, skipped and bad.
+
+        Raises:
+            LibraryError: If the model has no name to load it by, or another process is writing.
+            DependencyError: If Ray is not installed.
+        """
+        source = self.info.model
+        if source is None:
+            raise LibraryError(f"{self.path}: workers need a model with a name; give its folder")
+        options = {"metadata": metadata, "keyframes_only": keyframes_only}
+        with self._writing():
+            self._tables.sweep()
+            report = ingest_with_ray(
+                self._tables,
+                (source, self.fingerprint, options),
+                find_files(_listed(paths)),
+                num_workers=num_workers,
+                progress=progress,
+            )
             self._tables.sweep()
             self._tables.index()
         return report

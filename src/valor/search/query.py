@@ -6,23 +6,20 @@ which words and tokens can choose each other. A sample of the library shows whic
 matter for a query, and the index finds the segments where they are greatest.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from valor.errors import MediaError, UsageError
 from valor.models.fusion import join, similarity, token_weights
-from valor.search.ingest import plan, read
+from valor.search.asking import Query, Weights, copied
 from valor.search.results import Hit
-from valor.search.tables import INDEXED, SEGMENT_FIELDS, Tables, embeddings_of
-from valor.search.words import coverage, words_of
-from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
+from valor.search.tables import INDEXED, SEGMENT_FIELDS, Tables, media_of
+from valor.search.words import coverage
+from valor.types import AUDIOVISUAL, Embeddings, Modality
 
 CACHE_BYTES = 2 << 30
 """Larger libraries are read from disk again by every exact query."""
@@ -39,30 +36,6 @@ _SHARPNESS = 30.0
 """How much more a group of modalities weighs whose best match stands out by 1 more."""
 _NEGLIGIBLE = 0.02
 
-USING = {
-    "vision": Modality.VISION,
-    "audio": Modality.AUDIO,
-    "audiovisual": AUDIOVISUAL,
-    "text": Modality.TEXT,
-}
-Weights = dict[Modality, float]
-"""By group of modalities to score; `TEXT` stands for captions and text tracks. They add up to 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """What to look for."""
-
-    tokens: Embeddings
-    """One row, in float32."""
-    words: tuple[str, ...] = ()
-    """Of a query by text."""
-
-    @property
-    def groups(self) -> tuple[Modality, ...]:
-        """What it can be compared with."""
-        return (*MEDIA_GROUPS, Modality.TEXT) if self.words else MEDIA_GROUPS
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
@@ -77,11 +50,10 @@ class Block:
     @classmethod
     def of(cls, batch: pa.RecordBatch, *, in_float32: bool = False) -> "Block":
         """Unpack a batch of the table."""
-        media = {group: embeddings_of(batch, group) for group in MEDIA_GROUPS}
-        kept = {group: part for group, part in media.items() if part.valid.any()}
+        media = media_of(batch)
         if in_float32:
-            kept = {group: _in_float32(part) for group, part in kept.items()}
-        return cls(rows=batch.select(SEGMENT_FIELDS), media=kept)
+            media = {group: copied(part) for group, part in media.items()}
+        return cls(rows=batch.select(SEGMENT_FIELDS), media=media)
 
     @property
     def num_bytes(self) -> int:
@@ -91,7 +63,7 @@ class Block:
     def joined(self, group: Modality) -> Embeddings | None:
         """The tokens of a group in float32; None if no segment has any."""
         parts = {single: part for single, part in self.media.items() if single in group}
-        return _in_float32(join(parts, group)) if parts else None
+        return copied(join(parts, group)) if parts else None
 
 
 class Scan:
@@ -133,87 +105,6 @@ class Scan:
             blocks = [Block.of(batch, in_float32=True) for batch in batches]
             self._sample = version, blocks
         return self._sample[1]
-
-
-def parse_using(using: str | Mapping[str, float]) -> Weights | None:
-    """Read what of the segments to search; None leaves it to the query.
-
-    Args:
-        using: `auto`, a name in `USING`, or names with weights.
-
-    Returns:
-        Weights that add up to 1.
-
-    Raises:
-        UsageError: If a name is unknown, or no weight is greater than zero.
-    """
-    if using == "auto":
-        return None
-    given = {using: 1.0} if isinstance(using, str) else using
-    if strange := [name for name in given if name not in USING]:
-        known = ", ".join(["auto", *USING])
-        raise UsageError(f"cannot search using {strange[0]!r}; choose from {known}")
-    total = sum(given.values())
-    if total <= 0 or min(given.values()) < 0:
-        raise UsageError(f"weights {dict(given)}; expected none below 0 and one above")
-    return {USING[name]: weight / total for name, weight in given.items() if weight}
-
-
-def embed_query(
-    embedder: Embedder, query: str | Path, *, by: str, group: Modality, also: str | None = None
-) -> Query:
-    """Turn a query into the text side of `similarity`.
-
-    Args:
-        embedder: The library's model.
-        query: A text, or the path of a file, or of a stretch of it as `PATH@SECONDS`.
-        by: What the query is: `text`, `audio`, `image` or `video`.
-        group: The modalities of a video that the query is made of.
-        also: A file whose sound a text is searched with.
-
-    Returns:
-        The query.
-
-    Raises:
-        UsageError: If `by` is unknown or the text is empty.
-        MediaError: If the file has nothing of what `by` asks for, or cannot be read.
-    """
-    wanted = {"audio": Modality.AUDIO, "image": Modality.VISION, "video": group}
-    if by == "text":
-        if not str(query).strip():
-            raise UsageError("the query is empty; say what to look for, such as 'a bell rings'")
-        tokens = _in_float32(embedder.embed_text([str(query)]))
-        if also is not None:
-            tokens = _side_by_side(tokens, _of_file(embedder, also, Modality.AUDIO))
-        return Query(tokens=tokens, words=words_of(str(query)))
-    if by not in wanted:
-        raise UsageError(f"cannot search by {by!r}; choose from text, {', '.join(wanted)}")
-    return Query(tokens=_of_file(embedder, str(query), wanted[by]))
-
-
-def _of_file(embedder: Embedder, name: str, wanted: Modality) -> Embeddings:
-    path, at, second = name.rpartition("@")
-    at_s = float(second) if at and second.replace(".", "", 1).isdigit() else 0.0
-    path = path if at_s or (at and second == "0") else name
-    stretches = plan(path, segment_s=embedder.segment_s)
-    start_s, end_s = next((part for part in stretches if at_s < part[1]), stretches[-1])
-    segment = read(embedder, path, start_s=start_s, end_s=end_s)
-    media = embedder.embed_media([segment])
-    usable = {m: part for m, part in media.items() if m in wanted and part.present.all()}
-    if not usable:
-        missing = f"no {wanted.label} in its segment at {start_s:g} s to search by"
-        raise MediaError(path, "missing_modality", f"{missing}; use another file or --by")
-    return _in_float32(join(usable, wanted))
-
-
-def _side_by_side(first: Embeddings, second: Embeddings) -> Embeddings:
-    """Both as one query, of which each makes up half."""
-    halves = [token_weights(part).clamp(min=1e-9).log() for part in (first, second)]
-    return Embeddings(
-        vectors=torch.cat([first.vectors, second.vectors], dim=1),
-        weight_logits=torch.cat(halves, dim=1),
-        valid=torch.cat([first.valid, second.valid], dim=1),
-    )
 
 
 Scores = dict[Modality, Float[np.ndarray, " segments"]]
@@ -422,7 +313,7 @@ def linear(
     words, word_weights = tokens.vectors[0].numpy(), token_weights(tokens)[0].numpy()
     said = tokens.valid[0].numpy()
     parts = {
-        single: _in_float32(block.media[single], torch.tensor([row]))
+        single: copied(block.media[single], torch.tensor([row]))
         for single in INDEXED
         if single in block.media
     }
@@ -454,7 +345,7 @@ def _hits(
     alone: dict[Modality, np.ndarray] = {}
     when: dict[Modality, np.ndarray] = {}
     for single in (single for single in AUDIOVISUAL if single in block.media and len(rows)):
-        chosen = _in_float32(block.media[single], torch.from_numpy(rows))
+        chosen = copied(block.media[single], torch.from_numpy(rows))
         alone[single] = np.where(chosen.present, similarity(query.tokens, chosen)[0], np.nan)
         when[single] = _best_place(query.tokens, chosen)
     if query.words and len(rows):
@@ -482,13 +373,3 @@ def _best_place(query: Embeddings, media: Embeddings) -> Float[np.ndarray, " seg
     weighted = torch.einsum("mwn,w->mn", weighted, token_weights(query)[0])
     best = weighted.masked_fill(~media.valid, -9.0).argmax(dim=1)
     return ((best + 0.5) / media.valid.sum(dim=1).clamp(min=1)).clamp(max=1.0).numpy()
-
-
-def _in_float32(embeddings: Embeddings, rows: Tensor | None = None) -> Embeddings:
-    """Copy embeddings, or some of their rows, for computing on the CPU."""
-    chosen = slice(None) if rows is None else rows
-    return Embeddings(
-        vectors=embeddings.vectors[chosen].float().cpu(),
-        weight_logits=embeddings.weight_logits[chosen].float().cpu(),
-        valid=embeddings.valid[chosen].cpu(),
-    )

@@ -37,6 +37,8 @@ class Hit:
     """What is said, from a sidecar or a transcript."""
     screen: str | None = None
     """What is written in the picture."""
+    metadata: str | None = None
+    """What is known about the file, as `NAME=VALUE;` by name."""
     copies: tuple[str, ...] = ()
     """Other files with the same stretch."""
 
@@ -52,7 +54,7 @@ class Hit:
         place: float,
     ) -> "Hit":
         """Make a hit of a table's row; `place` is where in it the best moment lies, 0 to 1."""
-        names = ("path", "start_s", "end_s", "caption", "speech", "screen")
+        names = ("path", "start_s", "end_s", "caption", "speech", "screen", "metadata")
         return cls(
             **{name: row[name] for name in names},
             score=score,
@@ -75,13 +77,15 @@ def merge(hits: Sequence[Hit], *, limit: int) -> list[Hit]:
     """
     stretches: list[Hit] = []
     for hit in hits:
-        index = next((i for i, kept in enumerate(stretches) if _touches(kept, hit)), None)
-        if index is None:
+        near = [kept for kept in stretches if _touches(kept, hit)]
+        if not near:
             stretches.append(hit)
             continue
-        kept = stretches[index]
-        start_s, end_s = min(kept.start_s, hit.start_s), max(kept.end_s, hit.end_s)
-        stretches[index] = replace(kept, start_s=start_s, end_s=end_s)
+        parts = [*near, hit]
+        start_s, end_s = min(p.start_s for p in parts), max(p.end_s for p in parts)
+        stretches[stretches.index(near[0])] = replace(near[0], start_s=start_s, end_s=end_s)
+        # A hit between two others makes one of them all.
+        stretches = [kept for kept in stretches if kept not in near[1:]]
     merged: list[Hit] = []
     for hit in stretches:
         index = next((i for i, kept in enumerate(merged) if _is_copy(kept, hit)), None)

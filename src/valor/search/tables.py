@@ -173,8 +173,8 @@ class Tables:
             UsageError: If the filter makes no sense.
         """
         live = self._live_keys()
-        columns = _VECTOR_COLUMNS if with_vectors else _COLUMNS
-        search = self._segments.search().select(columns)
+        groups = MEDIA_GROUPS if with_vectors else ()
+        search = self._segments.search().select(_with_vectors(groups))
         try:
             batches = search.where(where) if where else search
             for batch in batches.to_batches(_READ_ROWS):
@@ -187,11 +187,11 @@ class Tables:
         """Read some segments with their vectors, evenly spread."""
         offsets = np.linspace(0, self._segments.count_rows() - 1, num).astype(int)
         taken = self._segments.take_offsets(sorted(set(offsets.tolist())))
-        return self._read(taken)
+        return self._read(taken, MEDIA_GROUPS)
 
     def take(self, row_ids: Sequence[int]) -> list[pa.RecordBatch]:
-        """Read segments with their vectors, by what `nearest` and `matching` found."""
-        return self._read(self._segments.take_row_ids(list(row_ids)))
+        """Read segments, by what `nearest` and `matching` found, with the vectors of `INDEXED`."""
+        return self._read(self._segments.take_row_ids(list(row_ids)), INDEXED)
 
     def nearest(
         self, queries: Float[np.ndarray, "queries pooled"], *, limit: int, where: str | None
@@ -248,9 +248,9 @@ class Tables:
             if self._segments.count_rows(f"{field} IS NOT NULL"):
                 self._segments.create_index(field, config=FTS(remove_stop_words=False))
 
-    def _read(self, taken: Any) -> list[pa.RecordBatch]:
+    def _read(self, taken: Any, groups: Sequence[Modality]) -> list[pa.RecordBatch]:
         live = self._live_keys()
-        batches = taken.select(_VECTOR_COLUMNS).to_arrow().combine_chunks().to_batches()
+        batches = taken.select(_with_vectors(groups)).to_arrow().combine_chunks().to_batches()
         return [_only(batch, live) for batch in batches]
 
     def _live_keys(self) -> np.ndarray:
@@ -297,6 +297,13 @@ def segment_table(rows: Sequence[dict[str, Any]], media: dict[Modality, Embeddin
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table.filter(pa.array([group != _NOTHING for group in groups]))
+
+
+def media_of(batch: pa.RecordBatch) -> dict[Modality, Embeddings]:
+    """Read the vectors of a batch back; what no segment has, or was not read, is left out."""
+    read = [group for group in MEDIA_GROUPS if _vector_fields(group)[0] in batch.schema.names]
+    media = {group: embeddings_of(batch, group) for group in read}
+    return {group: part for group, part in media.items() if part.valid.any()}
 
 
 def embeddings_of(batch: pa.RecordBatch, single: Modality) -> Embeddings:
@@ -353,8 +360,8 @@ def _vector_fields(single: Modality) -> tuple[str, str]:
     return f"{single.label}_vectors", f"{single.label}_weight_logits"
 
 
-_COLUMNS = ["key", *SEGMENT_FIELDS]
-_VECTOR_COLUMNS = _COLUMNS + [name for group in MEDIA_GROUPS for name in _vector_fields(group)]
+def _with_vectors(groups: Sequence[Modality]) -> list[str]:
+    return ["key", *SEGMENT_FIELDS, *(name for group in groups for name in _vector_fields(group))]
 
 
 def _vector_columns(embeddings: Embeddings) -> tuple[pa.Array, pa.Array]:

@@ -8,11 +8,12 @@ import dataclasses
 import mimetypes
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from pydantic import BaseModel, StringConstraints
 
@@ -21,11 +22,14 @@ from valor.data.building.annotations import Action, AnnotationStore, Task
 from valor.data.sources.media import content_of, is_media
 from valor.errors import MediaError
 from valor.media.probe import probe
-from valor.server.web import TOKEN_COOKIE, answer_with_problems, guard, is_token
+from valor.server import problems
+from valor.server.guard import TOKEN_COOKIE, Guard, GuardConfig
+from valor.server.metrics import Metrics
 from valor.types import AUDIOVISUAL, Modality
 
 _STATIC = Path(__file__).parent / "static"
 _SCRIPTS = ("annotate.js", "annotate.css", "style.css")
+_OPEN_PATHS = ("/", *(f"/static/{name}" for name in _SCRIPTS))
 _FRESH = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 _PAGE = {
     **_FRESH,
@@ -54,22 +58,27 @@ class Deed(BaseModel):
 
 
 def create_app(
-    store: AnnotationStore, *, token: str | None = None, concepts: Sequence[str] | None = None
+    store: AnnotationStore,
+    *,
+    guard: GuardConfig | None = None,
+    concepts: Sequence[str] | None = None,
 ) -> FastAPI:
     """Make the application.
 
     Args:
         store: With the items to be described.
-        token: Who does not know it gets nothing; without one, only this machine is served.
+        guard: Who is answered; without a token the page asks for it, and gets nothing else.
         concepts: Audio concepts that the report counts.
 
     Returns:
         An ASGI application.
     """
     app = FastAPI(title="valor annotate", docs_url=None, redoc_url=None, openapi_url=None)
-    answer_with_problems(app)
-    app.include_router(_page(token))
-    app.include_router(_api(store, concepts), dependencies=[Depends(guard(token))])
+    app.state.guard = guard = replace(guard or GuardConfig(), open_paths=_OPEN_PATHS)
+    problems.install(app)
+    app.include_router(_page(guard.token))
+    app.include_router(_api(store, concepts))
+    app.add_middleware(Guard, config=guard, metrics=Metrics())
     return app
 
 
@@ -79,7 +88,7 @@ def _page(token: str | None) -> APIRouter:
     @router.get("/")
     def page(request: Request) -> Response:
         """The page; with the right token in its address, that token becomes a cookie."""
-        if token is None or not request.query_params.get("token") or not is_token(request, token):
+        if token is None or request.query_params.get("token") != token:
             return FileResponse(_STATIC / "annotate.html", headers=_PAGE)
         known = RedirectResponse("/", HTTPStatus.SEE_OTHER)
         known.set_cookie(TOKEN_COOKIE, token, httponly=True, samesite="strict")

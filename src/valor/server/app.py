@@ -1,27 +1,25 @@
 """The application: one library, its model, and everything that clients may ask of them.
 
-`create_app` puts it together, `make_server` serves it until the process is told to end. Requests
-for the model go through `batching.Entrance`; every file is decoded in a child process (`sandbox`).
+Requests for the model go through `batching.Entrance`; every file is decoded in a child process
+(`sandbox`).
 """
 
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 import valor
-from valor.errors import UsageError
 from valor.media.isolation import isolate
 from valor.search.library import Library
 from valor.server import problems, routes
 from valor.server.batching import BatchedModel, Entrance
-from valor.server.guard import Guard, GuardConfig, GuardedProtocol
+from valor.server.guard import Guard, GuardConfig
 from valor.server.jobs import Jobs
 from valor.server.media import MediaFiles, Views
 from valor.server.metrics import Metrics
@@ -30,8 +28,6 @@ from valor.server.service import Service
 from valor.server.uploads import Uploads
 
 STATIC = Path(__file__).parent / "static"
-_SHUTDOWN_S = 15
-_MAX_CONNECTIONS = 512
 
 
 def create_app(
@@ -63,8 +59,6 @@ def create_app(
         UsageError: If other machines could reach it without a token.
     """
     guard = guard or GuardConfig()
-    if not guard.is_loopback and not guard.token:
-        raise UsageError(f"host {guard.host} can be reached by others; give a --token")
     metrics = Metrics()
 
     @contextlib.asynccontextmanager
@@ -117,44 +111,3 @@ def _service(library: Path, model: BatchedModel, roots: Sequence[Path], scratch:
         views=Views(folders["previews"]),
         uploads=Uploads(folders["uploads"]),
     )
-
-
-class _Server(uvicorn.Server):
-    """Tells when it is ready."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[int], object]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: Any = None) -> None:
-        """Start, then call back."""
-        await super().startup(sockets)
-        if self.started:
-            self._ready(self.servers[0].sockets[0].getsockname()[1])
-
-
-def make_server(app: FastAPI, *, port: int, ready: Callable[[int], object]) -> uvicorn.Server:
-    """Prepare to serve; `run` on what comes back serves until SIGINT, SIGTERM or `should_exit`.
-
-    Requests that run when it ends are finished first, for some seconds.
-
-    Args:
-        app: From `create_app`, which knows the host.
-        port: Where to listen; 0 takes a free one.
-        ready: Called with the port once clients can connect.
-
-    Returns:
-        The server.
-    """
-    config = uvicorn.Config(
-        app,
-        host=app.state.guard.host,
-        port=port,
-        http=GuardedProtocol,
-        ws="none",
-        log_level="warning",
-        server_header=False,
-        limit_concurrency=_MAX_CONNECTIONS,
-        timeout_graceful_shutdown=_SHUTDOWN_S,
-    )
-    return _Server(config, ready)

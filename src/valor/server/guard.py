@@ -6,6 +6,7 @@ connections whose head of a request does not come in time, which uvicorn would k
 
 import asyncio
 import hmac
+import ipaddress
 import time
 from http.cookies import SimpleCookie
 from typing import Any
@@ -17,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from valor.config import configclass
+from valor.errors import UsageError
 from valor.server.metrics import Metrics
 from valor.server.problems import Problem, response
-from valor.server.web import TOKEN_COOKIE, is_loopback
 
-_OPEN_PATHS = {"/healthz"}
+TOKEN_COOKIE = "valor_token"
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _SECURITY = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
@@ -32,6 +33,16 @@ _SECURITY = {
 }
 
 
+def is_loopback(host: str) -> bool:
+    """True if only this machine reaches a host of this name."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 @configclass
 class GuardConfig:
     """Limits of requests."""
@@ -40,6 +51,8 @@ class GuardConfig:
     """Where the server listens."""
     token: str | None = None
     """Needed by every client if there is one."""
+    open_paths: tuple[str, ...] = ("/healthz",)
+    """Need no token."""
     max_body_bytes: int = 1 << 20
     """Of all requests but uploads."""
     max_upload_bytes: int = 256 << 20
@@ -47,6 +60,11 @@ class GuardConfig:
     """Within this, a client has to go on sending."""
     body_timeout_s: float = 300.0
     """Within this, a body has to be there."""
+
+    def __post_init__(self) -> None:
+        """Refuse to let other machines in without a token."""
+        if not self.is_loopback and not self.token:
+            raise UsageError(f"host {self.host} can be reached by others; give a --token")
 
     @property
     def is_loopback(self) -> bool:
@@ -107,7 +125,7 @@ class Guard:
         headers = Headers(scope=scope)
         self._check_host(headers)
         self._check_origin(scope, headers)
-        if scope["path"] not in _OPEN_PATHS:
+        if scope["path"] not in self._config.open_paths:
             self._check_token(scope, headers)
         if headers.get("content-encoding", "identity") != "identity":
             raise Problem(415, "a compressed body is not accepted; send it as it is")

@@ -7,7 +7,7 @@ Status | what happened
 403 | a path outside the library's roots; a request that another site's page makes
 404 | no such route, file, upload or job; every attempt to climb out of a path
 408 | the client sends too slowly
-409 | what the library or the model cannot do, such as captions without a describer
+409 | what the library, model or annotator cannot do, such as captions without a describer
 413 | a body, or an upload's duration, over the limit
 415 | an upload whose type is none of sound, picture and video, or that is compressed in transit
 416 | a range outside the file
@@ -26,7 +26,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from valor.errors import LibraryError, MediaError, ModelError, ValorError
+from valor.errors import AnnotationError, LibraryError, MediaError, ModelError, ValorError
 from valor.server.batching import BusyError, LeftError
 
 CONTENT_TYPE = "application/problem+json"
@@ -70,7 +70,7 @@ def of_error(error: ValorError) -> tuple[int, dict[str, Any]]:
     """Return status and more members of an error that the input is to blame for."""
     if isinstance(error, MediaError):
         return 422, {"reason": error.reason}
-    return (409 if isinstance(error, LibraryError | ModelError) else 422), {}
+    return (409 if isinstance(error, LibraryError | ModelError | AnnotationError) else 422), {}
 
 
 def detail_of(error: ValorError) -> str:

@@ -13,11 +13,11 @@ import valor
 from valor.errors import ValorError
 from valor.server import problems, schemas
 from valor.server.batching import BusyError, Entrance, unless_left
+from valor.server.guard import TOKEN_COOKIE
 from valor.server.jobs import Job, Jobs
 from valor.server.media import PREVIEW_S
 from valor.server.problems import Problem
 from valor.server.service import Service, joined
-from valor.server.web import TOKEN_COOKIE
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ function card(hit, index) {
   const isSeen = "vision" in hit.by_modality;
   const source = isSeen
     ? api.address.poster(hit.media, hit.moment_s)
-    : api.address.sound(hit.media, hit.start_s, Math.max(hit.end_s, hit.start_s + 0.5));
+    : api.address.sound(hit.media, hit.start_s, Math.max(hit.end_s, hit.start_s + 0.5), 480, 270);
   const picture = h("img", { src: source, alt: "", loading: "lazy", decoding: "async" });
   picture.addEventListener("load", () => picture.classList.add("ready"));
   picture.addEventListener("error", () => picture.replaceWith(h("span.blank", {}, icon(hit.matched))));
