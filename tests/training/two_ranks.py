@@ -1,0 +1,81 @@
+"""What each of two processes does for `test_parallel.py`."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tests.tiny import SPECIAL, small_run, tiny_batch, tiny_model
+from valor.config import evolve
+from valor.data.collate import batch_of, tensors_of
+from valor.data.manifest import read_manifest
+from valor.objectives.answering import AnsweringConfig
+from valor.training.optim import OptimConfig, Optimizer
+from valor.training.parallel import complete, processes, rank, share
+from valor.training.run import run
+from valor.training.state import States
+from valor.training.step import Losses, ObjectivesConfig, backward, found_terms
+from valor.types import Batch, Modality
+
+OBJECTIVES = ObjectivesConfig(answering=AnsweringConfig())
+CASES = {"uneven rows, no sound on rank 1": slice(3), "nothing at all on rank 1": slice(5)}
+
+
+def joined_batch() -> Batch:
+    """Five rows, of which only the first three have sound and captions about it."""
+    batch = tiny_batch(5)
+    batch.row_seeds = torch.arange(5)
+    batch.window_valid[3:] = False
+    for texts in (batch.aligned_texts, batch.caption_texts):
+        texts[Modality.AUDIO].valid[3:] = False
+    return batch
+
+
+def rows(cut: slice) -> Batch:
+    """Some rows, as a rank collates them: without what none of them has."""
+    whole = joined_batch()
+    batch = batch_of(whole.ids[cut], {place: x[cut] for place, x in tensors_of(whole).items()})
+    if batch.window_valid.any():
+        return batch
+    alone = replace(batch, spectrograms=None, window_valid=None)
+    for texts in (alone.aligned_texts, alone.caption_texts):
+        del texts[Modality.AUDIO]
+    if not batch.ids:
+        alone = Batch(
+            ids=[], pixels=None, frame_valid=None, spectrograms=None, window_valid=None,
+            row_seeds=batch.row_seeds,
+        )  # fmt: skip
+    return alone
+
+
+def gradients(how: str, first: slice, micro_batch: int | None, out: Path) -> dict[str, object]:
+    """Values and gradients of one step, then the weights and the state after another."""
+    model = tiny_model()
+    shared = share(Losses(model, OBJECTIVES, SPECIAL, micro_batch), how)
+    own = first if rank() == 0 else slice(first.stop, 5)
+    values = backward(found_terms(shared(rows(own))))
+    found = {n: complete(p.grad).clone() for n, p in model.named_parameters() if p.grad is not None}
+    optimizer = Optimizer(model, OptimConfig(), num_steps=10)
+    norms = optimizer.step(0)
+    states = States(out, optimizer)
+    states.save(next_step=1)
+    states.close()
+    return {"values": values, "gradients": found, "norms": norms, "weights": optimizer.weights}
+
+
+def main(out: Path, world: str) -> None:
+    torch.set_num_threads(1)
+    with processes():
+        for how in ("ddp", "fsdp"):
+            for case, first in CASES.items():
+                for micro_batch in (None, 2):
+                    name = f"{how}, {case}, {micro_batch}"
+                    found = gradients(how, first, micro_batch, out / f"state of {name}")
+                    torch.save(found, out / f"{name} {rank()}.pt")
+        config = evolve(small_run(), {"model.text.dropout": 0.0, "compute.parallel": "fsdp"})
+        run(config, read_manifest(world, split="train"), out / "run")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
