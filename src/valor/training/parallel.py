@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -117,7 +118,8 @@ def share(module: nn.Module, how: Parallel) -> nn.Module:
             scalar.register_post_accumulate_grad_hook(_average)
     for layer in encoder_layers(module):
         fully_shard(layer, mesh=mesh, ignored_params=scalars)
-    return fully_shard(module, mesh=mesh, ignored_params=scalars)
+    fully_shard(module, mesh=mesh, ignored_params=scalars)
+    return module
 
 
 def encoder_layers(module: nn.Module) -> list[nn.Module]:

@@ -4,6 +4,7 @@ Everything random is a function of seed, step and sample, so running the same co
 where the last state was written, with exactly the batches and masks of an uninterrupted run.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -182,6 +183,8 @@ def _losses(
         num_ranks=num_ranks(),
     )
     dtype = _dtype(config.precision)
+    parameters = dict(shared.named_parameters())
+    scale = next((p for name, p in parameters.items() if name.endswith("log_scale")), None)
     with closing(loader):
         for loaded in loader.steps(first, config.num_steps):
             terms = {}
@@ -198,6 +201,7 @@ def _losses(
                 terms=terms,
                 ids=[record.id for record in loaded.records],
                 left_out=config.batch_size // num_ranks() - len(loaded.records),
+                figures={} if scale is None else {"temperature": math.exp(-scale.item())},
             )
 
 
