@@ -12,10 +12,16 @@ from valor.data.collate import batch_of, tensors_of
 from valor.data.manifest import read_manifest
 from valor.objectives.answering import AnsweringConfig
 from valor.training.optim import OptimConfig, Optimizer
-from valor.training.parallel import complete, processes, rank, share
+from valor.training.parallel import complete, processes, rank
 from valor.training.run import run
 from valor.training.state import States
-from valor.training.step import Losses, ObjectivesConfig, backward, found_terms
+from valor.training.step import (
+    ComputeConfig,
+    ObjectivesConfig,
+    backward,
+    found_terms,
+    shared_losses,
+)
 from valor.types import Batch, Modality
 
 OBJECTIVES = ObjectivesConfig(answering=AnsweringConfig())
@@ -52,7 +58,9 @@ def rows(cut: slice) -> Batch:
 def gradients(how: str, first: slice, micro_batch: int | None, out: Path) -> dict[str, object]:
     """Values and gradients of one step, then the weights and the state after another."""
     model = tiny_model()
-    shared = share(Losses(model, OBJECTIVES, SPECIAL, micro_batch), how)
+    again = micro_batch is not None
+    compute = ComputeConfig(parallel=how, micro_batch=micro_batch, recompute_layers=again)
+    shared = shared_losses(model, OBJECTIVES, SPECIAL, compute)
     own = first if rank() == 0 else slice(first.stop, 5)
     values = backward(found_terms(shared(rows(own))))
     found = {n: complete(p.grad).clone() for n, p in model.named_parameters() if p.grad is not None}
