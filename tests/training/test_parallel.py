@@ -76,13 +76,10 @@ def one_process():
     return model, values, found
 
 
-@pytest.mark.parametrize("micro_batch", [None, 2])
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_two_ranks_learn_what_one_does(two_ranks, how, case, micro_batch):
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_learn_what_one_does(two_ranks, name):
     model, values, wanted = one_process()
     norms = Optimizer(model, OptimConfig(), num_steps=10).step(0)
-    name = f"{how}, {case}, {micro_batch}"
     ranks = [torch.load(two_ranks / f"{name} {rank}.pt") for rank in range(2)]
     assert ranks[0]["values"].keys() == ranks[1]["values"].keys() == values.keys()
     for key, value in values.items():
@@ -95,9 +92,8 @@ def test_two_ranks_learn_what_one_does(two_ranks, how, case, micro_batch):
         assert found["norms"] == pytest.approx(norms, rel=1e-4)
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_one_process_reads_the_state_of_two(two_ranks, how):
-    name = f"{how}, {next(iter(CASES))}, None"
+@pytest.mark.parametrize("name", CASES)
+def test_one_process_reads_the_state_of_two(two_ranks, name):
     model = tiny_model(seed=1)
     optimizer = Optimizer(model, OptimConfig(), num_steps=10)
     states = States(two_ranks / f"state of {name}", optimizer)
@@ -119,7 +115,7 @@ def test_two_ranks_go_on_with_what_one_began(two_ranks, world, tmp_path):
     assert (two_ranks / "run/model/model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", [2, 4])
 def test_rows_at_a_time_are_one_large_batch(micro_batch):
     _, values, wanted = one_process()
     model = tiny_model()
@@ -149,22 +145,10 @@ def test_rows_computed_again_meet_the_same_random_numbers(monkeypatch):
         torch.testing.assert_close(found[1][key], gradient)
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        "recompute_layers",
-        pytest.param(
-            "compile_layers",
-            marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")],
-        ),
-    ],
-)
-def test_layers_in_another_way_learn_the_same(option):
+def test_layers_computed_again_learn_the_same():
     _, values, wanted = one_process()
     model = tiny_model()
-    compute = ComputeConfig(**{option: True})
-    shared = shared_losses(model, OBJECTIVES, SPECIAL, compute)
-    assert backward(found_terms(shared(joined_batch()))) == pytest.approx(values, abs=1e-4)
+    shared = shared_losses(model, OBJECTIVES, SPECIAL, ComputeConfig(recompute_layers=True))
+    assert backward(found_terms(shared(joined_batch()))) == pytest.approx(values)
     for key, gradient in wanted.items():
-        found = model.get_parameter(key).grad
-        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.get_parameter(key).grad, gradient)

@@ -25,7 +25,13 @@ from valor.training.step import (
 from valor.types import Batch, Modality
 
 OBJECTIVES = ObjectivesConfig(answering=AnsweringConfig())
-CASES = {"uneven rows, no sound on rank 1": slice(3), "nothing at all on rank 1": slice(5)}
+CASES = {
+    "ddp, no sound on rank 1": ("ddp", slice(3), None),
+    "fsdp, no sound on rank 1": ("fsdp", slice(3), None),
+    "ddp, nothing on rank 1, some rows at a time": ("ddp", slice(5), 2),
+    "fsdp, nothing on rank 1, some rows at a time": ("fsdp", slice(5), 2),
+}
+"""How weights are shared, the rows of rank 0, and rows at a time."""
 
 
 def joined_batch() -> Batch:
@@ -75,12 +81,9 @@ def gradients(how: str, first: slice, micro_batch: int | None, out: Path) -> dic
 def main(out: Path, world: str) -> None:
     torch.set_num_threads(1)
     with processes():
-        for how in ("ddp", "fsdp"):
-            for case, first in CASES.items():
-                for micro_batch in (None, 2):
-                    name = f"{how}, {case}, {micro_batch}"
-                    found = gradients(how, first, micro_batch, out / f"state of {name}")
-                    torch.save(found, out / f"{name} {rank()}.pt")
+        for name, (how, first, micro_batch) in CASES.items():
+            found = gradients(how, first, micro_batch, out / f"state of {name}")
+            torch.save(found, out / f"{name} {rank()}.pt")
         config = evolve(small_run(), {"model.text.dropout": 0.0, "compute.parallel": "fsdp"})
         run(config, read_manifest(world, split="train"), out / "run")
 

@@ -51,8 +51,6 @@ class ComputeConfig:
     recompute_layers: bool = False
     """Compute the media encoders' layers again for the gradients, instead of keeping what they
     made: half the memory for a third more time."""
-    compile_layers: bool = False
-    """Compile the media encoders' layers, which takes a minute at the start."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -61,7 +59,7 @@ class ComputeConfig:
 
 
 class Losses(nn.Module):
-    """A model and its objectives as one module, which is what ranks share and compile.
+    """A model and its objectives as one module, which is what ranks share.
 
     Args:
         model: Of any system.
@@ -197,10 +195,8 @@ def shared_losses(
     Returns:
         To be called with a batch; see `found_terms`.
     """
-    for layer in encoder_layers(model):
-        if compute.compile_layers:
-            layer.compile()
-        if compute.recompute_layers:
+    if compute.recompute_layers:
+        for layer in encoder_layers(model):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     return share(Losses(model, config, special, compute.micro_batch), compute.parallel)
 
