@@ -61,7 +61,7 @@ def two_ranks(world, tmp_path_factory) -> Path:
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=300)[1] for process in started]
+        errors = [process.communicate(timeout=600)[1] for process in started]
     finally:
         for process in started:
             process.kill()

@@ -199,7 +199,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # It is not ours.
         distributed.all_reduce(gradient)
         return gradient[rank() * ctx.num_rows : (rank() + 1) * ctx.num_rows]
 
