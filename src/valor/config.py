@@ -217,7 +217,7 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def differences(found: object, wanted: object, *, most: int = 3) -> str:
     """Say in which fields two configurations differ, as `path: one -> other`, a few of them."""
-    before, after = _by_path(to_dict(found)), _by_path(to_dict(wanted))
+    before, after = by_path(to_dict(found)), by_path(to_dict(wanted))
     changed = [
         f"{path}: {before.get(path, 'nothing')} -> {after.get(path, 'nothing')}"
         for path in {**before, **after}
@@ -227,12 +227,13 @@ def differences(found: object, wanted: object, *, most: int = 3) -> str:
     return ", ".join([*changed[:most], *more])
 
 
-def _by_path(value: Any, path: str = "") -> dict[str, str]:
+def by_path(value: Any, path: str = "") -> dict[str, str]:
+    """Every value of nested JSON objects, as JSON, by its whole name."""
     if not isinstance(value, dict) or not value:
         return {path: json.dumps(value)}
     below = cast("dict[str, Any]", value)
     paths = {key: f"{path}.{key}" if path else key for key in below}
-    return {p: v for key, part in below.items() for p, v in _by_path(part, paths[key]).items()}
+    return {p: v for key, part in below.items() for p, v in by_path(part, paths[key]).items()}
 
 
 def fingerprint(config: object) -> str:

@@ -15,6 +15,7 @@ from valor.data.manifest import Record, read_manifest
 from valor.data.reading import read_shards
 from valor.data.sharding import ShardConfig, shard
 from valor.errors import ConfigError, ManifestError, TrainingError, ValorError
+from valor.models.valor import ValorConfig
 from valor.objectives.base import LossTerm
 from valor.training.loop import StepLoss, Task, fit
 from valor.training.monitor import read_metrics
@@ -101,6 +102,22 @@ def test_metrics_name_every_term(world, tmp_path):
     groups = ("vision", "audio", "audiovisual")
     expected = {f"{objective}/{group}" for objective in ("align", "caption") for group in groups}
     assert expected | {"answer/audiovisual", "loss", "grad_norm", "learning_rate"} <= row.keys()
+    parts = [value for name, value in row.items() if name.startswith("grad_norm/")]
+    assert {"grad_norm/vision", "grad_norm/audio", "grad_norm/decoder"} <= row.keys()
+    assert sum(part**2 for part in parts) == pytest.approx(row["grad_norm"] ** 2, rel=1e-4)
+    assert row["temperature"] == pytest.approx(ValorConfig().temperature)
+
+
+def test_tensorboard_sees_what_metrics_hold(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import (  # pyright: ignore[reportMissingImports]
+        EventAccumulator,
+    )
+
+    fit(spoilt_task(set()), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    wanted = [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(wanted)
 
 
 def test_a_run_on_shards_resumes_with_the_same_views(world, tmp_path):
@@ -187,3 +204,32 @@ def test_steps_that_go_on_being_spoilt_end_the_run_and_name_their_samples(tmp_pa
     named = json.loads((tmp_path / "skipped.json").read_text())
     assert [row["ids"] for row in named] == [[f"sample {step}"] for step in (4, 5, 6)]
     assert json.loads((tmp_path / "state/position.json").read_text())["next_step"] == 4
+
+
+def test_a_full_disk_ends_the_run_with_the_older_state_whole(tmp_path, monkeypatch):
+    task = spoilt_task(set())
+    num_saves = 0
+
+    def fail(descriptor):
+        nonlocal num_saves
+        num_saves += 1
+        if num_saves > 4:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(TrainingError, match=r"No space left on device.*the one before it is whole"):
+        fit(task, tmp_path)
+    monkeypatch.undo()
+    done = json.loads((tmp_path / "state/position.json").read_text())["next_step"]
+    assert 1 <= done < 8
+    found = fit(spoilt_task(set()), tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(8))
+    assert all(weight.isfinite().all() for weight in found.values())
+
+
+def test_how_a_run_computes_may_change_when_it_goes_on(world, tmp_path):
+    records = read_manifest(world, split="train")
+    with pytest.raises(StopError):
+        run(small_run(), records, tmp_path, report=stop_at(3))
+    run(evolve(small_run(), {"compute.micro_batch": 4}), records, tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]

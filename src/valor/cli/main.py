@@ -12,6 +12,7 @@ VERBS = {
     "world": "render the audible world: real mp4 files with known truth",
     "data": "sets of media with their texts: import public ones, check, count",
     "train": "run a recipe; the same command again goes on where it stopped",
+    "report": "training runs side by side on one page",
     "evaluate": "retrieval, captioning and answering by group of modalities",
     "caption": "describe files by what is seen and heard",
     "masks": "decide what every pixel of a video shows",

@@ -1,6 +1,7 @@
 """`valor train`: run a recipe."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
         source = None
     with StageProgress() as progress:
         folder = config.run(records, arguments.out, source=source, report=progress)
+    if os.environ.get("RANK", "0") != "0":  # One of several processes speaks for all.
+        return 0
     print(json.dumps({"model": str(folder)}) if arguments.json else f"model in {folder}")
     return 0
 

@@ -1,7 +1,7 @@
 """Samples and texts to a batch. What a row does not have is invalid, never zeros that count."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,15 @@ from valor.data.manifest import Question, Record
 from valor.data.mixture import sample_rng, step_rng
 from valor.processing.frames import normalise, shift
 from valor.processing.processor import Processor
-from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Batch, Modality, QuestionBatch, Sample
+from valor.types import (
+    AUDIOVISUAL,
+    MEDIA_GROUPS,
+    Batch,
+    Modality,
+    QuestionBatch,
+    Sample,
+    TextBatch,
+)
 
 _NEEDS = {"vision": Modality.VISION, "audio": Modality.AUDIO, "both": AUDIOVISUAL}
 _OWN_CAPTION = 0.6
@@ -60,7 +68,8 @@ def collate_training(
         for sample, own in zip(samples, rngs, strict=True)
     ]
     batch = collate_media(shifted, processor)
-    batch.row_seeds = torch.tensor([int(rng.integers(2**63)) for rng in rngs])
+    seeds = [int(rng.integers(2**63)) for rng in rngs]
+    batch.row_seeds = torch.tensor(seeds, dtype=torch.int64)
     for group in MEDIA_GROUPS:
         aligned = [draw_aligned(r, group, own) for r, own in zip(records, rngs, strict=True)]
         written = [draw_written(r, group, own) for r, own in zip(records, rngs, strict=True)]
@@ -126,6 +135,53 @@ def _answerable(question: Question, group: Modality, available: Modality) -> boo
     needed = _NEEDS.get(question.needs or "", Modality(0))
     wanted = group in (AUDIOVISUAL, needed)
     return wanted and needed in available and bool(available & group)
+
+
+Place = tuple[str, int, str]
+"""Of a tensor in a batch: field, group of modalities, field of the texts."""
+_TEXTS = ("aligned_texts", "caption_texts")
+
+
+def tensors_of(batch: Batch) -> dict[Place, Tensor]:
+    """All tensors of a batch, so that one function can change them all; see `batch_of`."""
+    plain = ("pixels", "frame_valid", "spectrograms", "window_valid", "row_seeds")
+    texts = [(name, group, t) for name in _TEXTS for group, t in getattr(batch, name).items()]
+    texts += [("question", asked.group, asked.question) for asked in batch.questions]
+    texts += [("answer", asked.group, asked.answer) for asked in batch.questions]
+    tensors = {(name, 0, ""): getattr(batch, name) for name in plain}
+    for name, group, text in texts:
+        tensors[name, group.value, "token_ids"] = text.token_ids
+        tensors[name, group.value, "valid"] = text.valid
+    return {place: tensor for place, tensor in tensors.items() if tensor is not None}
+
+
+def batch_of(ids: list[str], tensors: Mapping[Place, Tensor]) -> Batch:
+    """The opposite of `tensors_of`."""
+
+    def texts(name: str) -> dict[Modality, TextBatch]:
+        return {
+            Modality(group): TextBatch(
+                token_ids=tensors[name, group, "token_ids"], valid=tensors[name, group, "valid"]
+            )
+            for field, group, part in tensors
+            if field == name and part == "valid"
+        }
+
+    answers = texts("answer")
+    return Batch(
+        ids=ids,
+        pixels=tensors.get(("pixels", 0, "")),
+        frame_valid=tensors.get(("frame_valid", 0, "")),
+        spectrograms=tensors.get(("spectrograms", 0, "")),
+        window_valid=tensors.get(("window_valid", 0, "")),
+        row_seeds=tensors.get(("row_seeds", 0, "")),
+        aligned_texts=texts("aligned_texts"),
+        caption_texts=texts("caption_texts"),
+        questions=[
+            QuestionBatch(question=question, answer=answers[group], group=group)
+            for group, question in texts("question").items()
+        ],
+    )
 
 
 def _stack(arrays: Sequence[np.ndarray | None]) -> tuple[Tensor | None, Tensor | None]:

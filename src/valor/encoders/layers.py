@@ -47,7 +47,7 @@ def linear(
         # fewer rows there are (`benchmarks/bench_generate.py`, `benchmarks/bench_step.py`).
         if not torch.is_grad_enabled():
             return _one_dnn(x, weight, bias, gelu=gelu)
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and x.numel():
             product = _Product.apply(x, weight, bias)
             return F.gelu(product) if gelu else product
     product = F.linear(x, weight, bias)

@@ -12,6 +12,8 @@ _GROUPS = [group.label for group in MEDIA_GROUPS]
 _MAX_CURVE_POINTS = 80
 _PLOT_WIDTH, _PLOT_HEIGHT = 412, 190
 _BAR_ROW = 56
+_Line = tuple[str, str, list[tuple[float, float]]]
+"""Label, classes of its style, and points."""
 
 
 def percent(rate: float | None) -> str:
@@ -68,13 +70,39 @@ def _line_chart(curves: Sequence[Mapping[str, float]], title: str, terms: tuple[
     lines = {name: line for name in names if (line := _smooth(curves, name))}
     if not lines:
         return ""
-    x_ticks = _ticks(max(x for line in lines.values() for x, _ in line))
-    y_ticks = _ticks(max(y for line in lines.values() for _, y in line))
-    drawn, legend = _axes(x_ticks, y_ticks), ""
+    styled: list[_Line] = []
     for name, line in lines.items():
         term, _, group = name.partition("/")
-        label = escape(name.removeprefix("align/").replace("/", ", "))
-        style = f'class="line is-{escape(term)} of-{escape(group)}"'
+        label = name.removeprefix("align/").replace("/", ", ")
+        styled.append((label, f"is-{term} of-{group}", line))
+    return _drawn(title, styled)
+
+
+def run_chart(runs: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> str:
+    """One figure of several runs by step; empty if no run has it.
+
+    Args:
+        runs: The rows of each one's metrics.jsonl, by what to call it.
+        name: Of the figure.
+
+    Returns:
+        HTML.
+    """
+    lines = [
+        (label, f"of-run{place % 6}", line)
+        for place, (label, rows) in enumerate(runs.items())
+        if (line := _smooth(rows, name))
+    ]
+    return _drawn(name, lines) if lines else ""
+
+
+def _drawn(title: str, lines: Sequence[_Line]) -> str:
+    """A figure of lines by step with its legend, which names where each line ends."""
+    x_ticks = _ticks(max(x for _, _, line in lines for x, _ in line))
+    y_ticks = _ticks(max(y for _, _, line in lines for _, y in line))
+    drawn, legend = _axes(x_ticks, y_ticks), ""
+    for label, kind, line in lines:
+        style = f'class="line {escape(kind)}"'
         points = " ".join(
             f"{x / x_ticks[-1] * _PLOT_WIDTH:.1f},{-y / y_ticks[-1] * _PLOT_HEIGHT:.1f}"
             for x, y in line
@@ -82,11 +110,12 @@ def _line_chart(curves: Sequence[Mapping[str, float]], title: str, terms: tuple[
         drawn += f'<polyline {style} points="{points}"/>'
         legend += (
             f'<li><svg width="24" height="8"><line {style} x2="24" y1="4" y2="4"/></svg> '
-            f"{label} <b>{line[-1][1]:.3g}</b></li>"
+            f"{escape(label)} <b>{line[-1][1]:.3g}</b></li>"
         )
     return (
-        f'<figure><figcaption>{title}</figcaption><svg viewBox="-36 -200 460 240" role="img" '
-        f'aria-label="{title}: loss by step">{drawn}</svg>'
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="-36 -200 460 240" role="img" '
+        f'aria-label="{escape(title)}: value by step">{drawn}</svg>'
         f'<ul class="legend">{legend}</ul></figure>\n'
     )
 

@@ -4,19 +4,23 @@ Both show the same tables, so that they cannot disagree; rates are written in pe
 charts, learning curves and examples. Equal input gives equal bytes. Its style is in `report.css`.
 """
 
+import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from textwrap import fill
 from typing import Any
 
-from valor.evaluation.charts import bar_chart, line_charts, percent
+from valor.config import by_path
+from valor.evaluation.charts import bar_chart, line_charts, percent, run_chart
 from valor.metrics.answering import exact_match
 from valor.types import MEDIA_GROUPS
 
+_TERMS = ("align/", "caption/", "answer/")
 _MAX_EMBEDDED_BYTES = 2_000_000
 _WIDTH = 100
 """Characters in a line of the plain text."""
@@ -56,6 +60,16 @@ class SearchExample:
     """What the query is: text, audio, image or video."""
     hits: list[tuple[str, float, float, float, dict[str, float], bytes | None]]
     """Path, start and end in seconds, score, score by modality, JPEG thumbnail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRun:
+    """What a run folder tells."""
+
+    curves: Sequence[Mapping[str, float]]
+    """The rows of metrics.jsonl."""
+    config: Mapping[str, Any]
+    """Of config.json."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,21 +113,76 @@ def write_report(
     sections = [_table_section(table) for table in _tables(report)]
     sections += [_curves(curves), _searches(searches), _examples(examples)]
     sections += [_table_section(_missing(report["data"]["missing"]))]
+    protocol = _words(report.get("protocol", {}), " · ")
+    _write_page(path, title, [_sentence(report), protocol], "".join(sections))
+
+
+def write_comparison(path: Path, runs: Mapping[str, TrainedRun]) -> None:
+    """Write a page that shows runs side by side: last losses, what differs in them, and curves.
+
+    Args:
+        path: The HTML file, replaced only when all of it is written.
+        runs: By what to call them.
+    """
+    names = dict.fromkeys(name for run in runs.values() for row in run.curves for name in row)
+    losses = [name for name in names if name == "loss" or name.startswith(_TERMS)]
+    others = [name for name in names if name not in (*losses, "step", "elapsed_s")]
+    curves = {label: run.curves for label, run in runs.items()}
+    sections = [_table_section(_last_losses(runs, losses)), _table_section(_settings(runs))]
+    for title, note, shown in (
+        ("Losses", "Of every training term; lower is better.", losses),
+        ("Other figures", "Among them the norm of the gradient by part of the model.", others),
+    ):
+        charts = "".join(run_chart(curves, name) for name in shown)
+        sections.append(_section(title, note, charts and f'<div class="charts">{charts}</div>\n'))
+    _write_page(path, "Training runs", [", ".join(runs)], "".join(sections))
+
+
+def _last_losses(runs: Mapping[str, TrainedRun], losses: Sequence[str]) -> _Table:
+    rows: list[list[str]] = []
+    for label, run in runs.items():
+        tail = run.curves[-max(1, len(run.curves) // 10) :]
+        minutes = f"{run.curves[-1]['elapsed_s'] / 60:.1f}" if run.curves else "-"
+        cells = [label, str(len(run.curves)), minutes]
+        for name in losses:
+            found = [row[name] for row in tail if math.isfinite(row.get(name, math.nan))]
+            cells.append(f"{fmean(found):.3f}" if found else "-")
+        rows.append(cells)
+    return _Table(
+        title="Runs",
+        note="Losses are means over the last tenth of the steps.",
+        columns=["Run", "Steps", "Minutes", *losses],
+        rows=rows,
+    )
+
+
+def _settings(runs: Mapping[str, TrainedRun]) -> _Table:
+    settings = [by_path(run.config) for run in runs.values()]
+    rows = [
+        [key, *(values.get(key, "-") for values in settings)]
+        for key in dict.fromkeys(key for values in settings for key in values)
+        if len({values.get(key) for values in settings}) > 1
+    ]
+    note = "Those in which the runs differ."
+    return _Table(title="Settings", note=note, columns=["Setting", *runs], rows=rows)
+
+
+def _write_page(path: Path, title: str, introduction: Sequence[str], body: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(_page(title, report, "".join(sections)), encoding="utf-8", newline="\n")
+    partial.write_text(_page(title, introduction, body), encoding="utf-8", newline="\n")
     partial.replace(path)
 
 
-def _page(title: str, report: Mapping[str, Any], body: str) -> str:
+def _page(title: str, introduction: Sequence[str], body: str) -> str:
     style = files("valor.evaluation").joinpath("report.css").read_text(encoding="utf-8")
-    protocol = _words(report.get("protocol", {}), " · ")
+    first, *rest = (escape(line) for line in introduction)
+    quiet = "".join(f'<p class="quiet">{line}</p>\n' for line in rest)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<header>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{escape(_sentence(report))}</p>\n"
-        f'<p class="quiet">{escape(protocol)}</p>\n</header>\n{body}</body>\n</html>\n'
+        f"<h1>{escape(title)}</h1>\n<p>{first}</p>\n{quiet}</header>\n{body}</body>\n</html>\n"
     )
 
 

@@ -25,6 +25,7 @@ from valor.models.decoder import Remembered
 from valor.models.encoding import (
     AudioConfig,
     VisionConfig,
+    at_least_one,
     audio_encoder,
     check_media,
     initialise,
@@ -264,12 +265,14 @@ def _encode_each(
 ) -> EncoderOutput:
     """Encode every position by itself, so that the encoder cannot know its place."""
     there = valid.all(dim=2)
-    output = encoder(inputs[there], valid[there])
+    seen = at_least_one(there)
+    output = encoder(inputs[seen], valid[seen] | ~there[seen, None])
 
     def spread(tokens: Tokens) -> Tokens:
         shape = (*there.shape, *tokens.features.shape[1:])
-        features = tokens.features.new_zeros(shape).index_put((there,), tokens.features)
-        kept = tokens.valid.new_zeros(shape[:-1]).index_put((there,), tokens.valid)
+        features = tokens.features.new_zeros(shape).index_put((seen,), tokens.features)
+        own = tokens.valid & there[seen, None]
+        kept = tokens.valid.new_zeros(shape[:-1]).index_put((seen,), own)
         return Tokens(features=features.flatten(1, 2), valid=kept.flatten(1, 2))
 
     summary = output.summary

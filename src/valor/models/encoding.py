@@ -7,6 +7,7 @@ the sizes that are read here (for vision `dim`, `image_px`, `frames_per_patch`; 
 
 from typing import Annotated
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -69,6 +70,18 @@ def initialise(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
 
 
+def at_least_one(there: Bool[Tensor, "*places"]) -> Bool[Tensor, "*places"]:
+    """The same, or the first place where there is none, so that an encoder has something to run on.
+
+    Processes that share a step must run the same modules, also one whose rows lack a modality.
+    """
+    if bool(there.any()):
+        return there
+    first = torch.zeros_like(there)
+    first.view(-1)[0] = True
+    return first
+
+
 def encode_present(
     encoder: nn.Module,
     inputs: Float[Tensor, "batch positions *sizes"],
@@ -78,12 +91,13 @@ def encode_present(
     rows = valid.any(dim=1)
     if bool(rows.all()):
         return encoder(inputs, valid)
-    output = encoder(inputs[rows], valid[rows])
+    seen = at_least_one(rows)
+    output = encoder(inputs[seen], valid[seen] | ~rows[seen, None])
 
     def spread(tokens: Tokens) -> Tokens:
         full = tokens.features.new_zeros(len(rows), *tokens.features.shape[1:])
         full_valid = tokens.valid.new_zeros(len(rows), tokens.valid.shape[1])
-        full_valid[rows] = tokens.valid
-        return Tokens(features=full.index_put((rows,), tokens.features), valid=full_valid)
+        full_valid[seen] = tokens.valid & rows[seen, None]
+        return Tokens(features=full.index_put((seen,), tokens.features), valid=full_valid)
 
     return EncoderOutput(tokens=spread(output.tokens), summary=spread(output.summary))

@@ -38,12 +38,12 @@ def answer(
         special: The tokenizer's special ids.
 
     Returns:
-        One term per group of media that questions are answered from.
+        One term per group of media that questions are answered from, also if no row can be.
     """
     terms: dict[str, LossTerm] = {}
     for questions in batch.questions:
         memory = encoded.memory
-        if memory is None or not any(bool(memory.has(m).any()) for m in questions.group):
+        if memory is None or not any(m in memory.tokens for m in questions.group):
             continue
         words = predict_words(
             decoder,
@@ -55,10 +55,11 @@ def answer(
         )
         has_media = torch.stack([memory.has(m) for m in questions.group]).any(dim=0)
         scored = words.scored & (has_media & questions.question.has_text)[:, None]
-        if bool(scored.any()):
-            terms[f"answer/{questions.group.label}"] = LossTerm(
-                value=words.losses(decoder, scored).mean(),
-                weight=config.weight / len(batch.questions),
-                num_rows=int(scored.any(dim=1).sum()),
-            )
+        losses = words.losses(decoder, scored)
+        terms[f"answer/{questions.group.label}"] = LossTerm(
+            value=losses.sum() / max(1, len(losses)),
+            weight=config.weight / len(batch.questions),
+            num_rows=int(scored.any(dim=1).sum()),
+            num_words=len(losses),
+        )
     return terms

@@ -19,6 +19,13 @@ class LossTerm:
     """Mean over the rows, in nats."""
     weight: float
     num_rows: int
+    num_words: int | None = None
+    """How many words `value` is the mean of, where it is not one of rows."""
+
+    @property
+    def num_items(self) -> int:
+        """What `value` is the mean of: words or rows."""
+        return self.num_rows if self.num_words is None else self.num_words
 
 
 def total(terms: dict[str, LossTerm]) -> Float[Tensor, ""]:
@@ -74,7 +81,8 @@ class Objective(Protocol):
             special: The tokenizer's special ids.
 
         Returns:
-            One term for each thing that the batch has rows for.
+            One term for each thing that the batch could have rows for, of 0 rows and value 0 where
+            it has none: processes that share a step must run the same modules.
         """
         ...
 

@@ -55,7 +55,7 @@ def caption(
         special: The tokenizer's special ids.
 
     Returns:
-        One term per group that any row has.
+        One term per group with texts, also if no row has its media.
     """
     memory = encoded.memory
     groups = [group for group in config.groups if group in batch.caption_texts]
@@ -71,13 +71,13 @@ def caption(
     row, _ = scored.nonzero(as_tuple=True)
     terms: dict[str, LossTerm] = {}
     for index, group in enumerate(groups):
-        own = row % len(groups) == index
-        if bool(own.any()):
-            terms[f"caption/{group.label}"] = LossTerm(
-                value=losses[own].mean(),
-                weight=config.weight / len(config.groups),
-                num_rows=int(scored[index :: len(groups)].any(dim=1).sum()),
-            )
+        own = losses[row % len(groups) == index]
+        terms[f"caption/{group.label}"] = LossTerm(
+            value=own.sum() / max(1, len(own)),
+            weight=config.weight / len(config.groups),
+            num_rows=int(scored[index :: len(groups)].any(dim=1).sum()),
+            num_words=len(own),
+        )
     return terms
 
 

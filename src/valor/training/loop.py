@@ -6,9 +6,9 @@ leaves a state from which the same command goes on.
 
 import json
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -19,7 +19,8 @@ from valor.errors import TrainingError
 from valor.objectives.base import LossTerm
 from valor.training.monitor import Monitor, Report, silent
 from valor.training.optim import OptimConfig, Optimizer
-from valor.training.state import load_state, save_state
+from valor.training.parallel import num_ranks, rank, summed, told
+from valor.training.state import States
 from valor.training.step import backward
 
 
@@ -33,6 +34,8 @@ class StepLoss:
     """Of the samples."""
     left_out: int = 0
     """Samples of the step that could not be read."""
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What else is worth a curve, such as the temperature."""
 
 
 Losses = Generator[StepLoss]
@@ -74,35 +77,43 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
         SystemExit: On SIGTERM, in the same way.
     """
     optimizer = Optimizer(task.model, task.optim, task.num_steps)
-    start = load_state(out / "state", optimizer)
+    states = States(out / "state", optimizer)
+    start = states.load()
     task.model.train()
     skipped: list[dict[str, object]] = []
     with (
-        closing(Monitor(out / "metrics.jsonl", first_step=start)) as monitor,
+        closing(states),
+        closing(Monitor(out, first_step=start, writes=rank() == 0)) as monitor,
         closing(task.losses(start)) as losses,
         _signals() as received,
     ):
         for step in range(start, task.num_steps):
-            torch.manual_seed(task.seed * 1_000_003 + step)
+            torch.manual_seed(task.seed * 1_000_003 + step + rank() * 7_000_003)
             found = next(losses)
             values = backward(found.terms)
-            values["grad_norm"] = optimizer.step(step)
-            values["learning_rate"] = optimizer.learning_rate(step)
-            values |= {"left_out": found.left_out} if found.left_out else {}
+            norms = optimizer.step(step)
+            if rank() == 0:
+                report("train", step + 1, task.num_steps)
+            *sums, left_out, signal_number = summed(
+                [*values.values(), found.left_out, max(received, default=0)]
+            )
+            values = {name: x / num_ranks() for name, x in zip(values, sums, strict=True)}
+            values |= {**norms, "learning_rate": optimizer.learning_rate(step), **found.figures}
+            values |= {"left_out": left_out} if left_out else {}
             if values["grad_norm"] < float("inf"):
                 skipped = []
             else:
                 values["skipped"] = 1
-                skipped.append({"step": step, "ids": list(found.ids)})
+                ids = [id for part in told(list(found.ids)) for id in part]
+                skipped.append({"step": step, "ids": ids})
             monitor.log(step, values)
-            report("train", step + 1, task.num_steps)
             if len(skipped) >= task.max_skipped:
                 raise _diverged(out, skipped)
             done = (step + 1) % task.save_every == 0 or step + 1 == task.num_steps
-            if (done or received) and not skipped:
-                save_state(out / "state", optimizer, next_step=step + 1)
-            if received:
-                raise _ended_by(received[0])
+            if (done or signal_number) and not skipped:
+                states.save(next_step=step + 1)
+            if signal_number:
+                raise _ended_by(received[0] if received else signal.SIGTERM)
     return optimizer.weights
 
 

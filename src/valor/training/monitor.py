@@ -3,7 +3,9 @@
 import json
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 Report = Callable[[str, int, int], None]
 """Called with a stage's name and how many of how many are done."""
@@ -14,32 +16,61 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 class Monitor:
-    """Appends one JSON object per step to `metrics.jsonl`.
+    """Appends one JSON object per step to `metrics.jsonl`, and TensorBoard's curves if it is there.
 
     Args:
-        path: The file; lines of steps that a resumed run repeats are dropped.
+        out: The run folder; lines of steps that a resumed run repeats are dropped.
         first_step: The step that the run goes on with.
+        writes: Whether this process is the one that tells.
     """
 
-    def __init__(self, path: Path, *, first_step: int) -> None:
+    def __init__(self, out: Path, *, first_step: int, writes: bool = True) -> None:
+        path = out / "metrics.jsonl"
         kept = [row for row in read_metrics(path) if row["step"] < first_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self._lines = path.open("a", encoding="utf-8")
+        self._lines = self._board = None
+        if writes:
+            write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._lines = path.open("a", encoding="utf-8")
+            self._board = _board(out / "tensorboard", first_step)
         self._elapsed_s = kept[-1]["elapsed_s"] if kept else 0.0
         self._last = time.perf_counter()
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Write the values of a step with the seconds that the run has taken so far."""
+        if self._lines is None:
+            return
         now = time.perf_counter()
         self._elapsed_s += now - self._last
         self._last = now
         row = {"step": step, "elapsed_s": round(self._elapsed_s, 3), **values}
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Close the file."""
-        self._lines.close()
+        if self._lines is not None:
+            self._lines.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _board(folder: Path, first_step: int) -> Any:
+    """Curves for TensorBoard; None where it is not installed."""
+    if find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder, purge_step=first_step)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file such that a kill leaves all of it or none."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -1,11 +1,12 @@
 """AdamW with warm-up, gradient clipping and float32 master weights for a bfloat16 model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from valor.config import configclass
+from valor.training.parallel import complete, is_cut, local, part_of, summed
 
 
 @configclass
@@ -34,7 +35,8 @@ class Optimizer:
     """AdamW over float32 copies of the model's parameters.
 
     A bfloat16 weight cannot take the small steps of training, so the optimizer works on float32
-    masters and rounds them into the model after each step. A float32 model is its own master.
+    masters and rounds them into the model after each step. A float32 model is its own master. Of a
+    weight that ranks have cut, each of them has the master of its part.
 
     Args:
         model: Its parameters are trained, but for those that need no gradient.
@@ -45,8 +47,8 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: OptimConfig, num_steps: int) -> None:
         self.config, self.num_steps = config, num_steps
         self.model = model
-        self.masters = {
-            name: p if p.dtype == torch.float32 else p.detach().float()
+        self.masters: dict[str, Tensor] = {
+            name: p if not is_cut(p) and p.dtype == torch.float32 else local(p.detach()).float()
             for name, p in model.named_parameters()
             if p.requires_grad
         }
@@ -69,7 +71,13 @@ class Optimizer:
     @property
     def weights(self) -> dict[str, Tensor]:
         """Everything that a model folder holds, in float32."""
-        return {**self.masters, **{name: x.float() for name, x in self.statistics.items()}}
+        masters = {name: complete(x) for name, x in self.as_parts(self.masters).items()}
+        return {**masters, **{name: x.float() for name, x in self.statistics.items()}}
+
+    def as_parts(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this rank has for its part of each weight, as parts of wholes."""
+        wholes = dict(self.model.named_parameters())
+        return {name: part_of(wholes[name], value) for name, value in values.items()}
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step, counted from 0."""
@@ -78,34 +86,58 @@ class Optimizer:
             return self.config.learning_rate * (step + 1) / warmup
         return self.config.learning_rate * (self.num_steps - step) / (self.num_steps - warmup + 1)
 
-    def step(self, step: int) -> float:
+    def step(self, step: int) -> dict[str, float]:
         """Apply the gradients and clear them.
 
         Args:
             step: Counted from 0; decides the learning rate.
 
         Returns:
-            The gradient's norm before clipping; a step whose norm is not finite changes nothing.
+            The gradient's norm before clipping, `grad_norm`, and that of each part of the model,
+            such as `grad_norm/vision`; a step whose norm is not finite changes nothing.
         """
         for master, parameter in self._pairs():
             if master is not parameter:
-                master.grad = None if parameter.grad is None else parameter.grad.float()
+                gradient = parameter.grad
+                master.grad = None if gradient is None else local(gradient).float()
                 parameter.grad = None
-        norm = float(nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip_norm))
-        if norm < float("inf"):
+        norms = self._norms()
+        whole = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        if whole < float("inf"):
+            factor = (self.config.clip_norm / (whole + 1e-6)).clamp(max=1.0)
+            for master in self.masters.values():
+                if master.grad is not None:
+                    master.grad *= factor
             for group in self.adamw.param_groups:
                 group["lr"] = self.learning_rate(step)
             self.adamw.step()
             self.publish()
         self.adamw.zero_grad()
-        return norm
+        squares: dict[str, Tensor] = {}
+        for name, norm in norms.items():
+            part = f"grad_norm/{name.partition('.')[0]}"
+            squares[part] = squares.get(part, 0) + norm.square()
+        return {"grad_norm": whole.item(), **{n: x.sqrt().item() for n, x in squares.items()}}
+
+    def _norms(self) -> dict[str, Tensor]:
+        """Of each weight's gradient; for those that ranks have cut, all of them add up theirs."""
+        wholes = dict(self.model.named_parameters())
+        gradients = {
+            n: master.grad for n, master in self.masters.items() if master.grad is not None
+        }
+        norms = {name: torch.linalg.vector_norm(x) for name, x in gradients.items()}
+        cut = [name for name in norms if is_cut(wholes[name])]
+        if cut:
+            squares = torch.tensor(summed([float(norms[name]) ** 2 for name in cut]))
+            norms |= zip(cut, squares.sqrt().to(norms[cut[0]].device), strict=True)
+        return norms
 
     @torch.no_grad()
     def publish(self) -> None:
         """Round the masters into the model."""
         for master, parameter in self._pairs():
             if master is not parameter:
-                parameter.copy_(master)
+                local(parameter).copy_(master)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         for name, parameter in self.model.named_parameters():

@@ -4,9 +4,11 @@ Everything random is a function of seed, step and sample, so running the same co
 where the last state was written, with exactly the batches and masks of an uninterrupted run.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +17,7 @@ from torch import nn
 
 from valor.checkpoints.folder import save_model
 from valor.config import configclass, fingerprint
-from valor.data.collate import collate_training
+from valor.data.collate import batch_of, collate_training, tensors_of
 from valor.data.loader import Loader, ReadingConfig
 from valor.data.manifest import Record
 from valor.data.mixture import Mixture
@@ -28,9 +30,18 @@ from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
+from valor.training.parallel import (
+    device,
+    first_rank_first,
+    num_ranks,
+    processes,
+    rank,
+    summed,
+    wait_for_all,
+)
 from valor.training.start import FolderConfig, StartConfig, begin
 from valor.training.state import claim
-from valor.training.step import ObjectivesConfig, loss_terms
+from valor.training.step import ComputeConfig, ObjectivesConfig, found_terms, shared_losses
 
 
 @configclass
@@ -42,7 +53,9 @@ class TrainConfig:
     objectives: ObjectivesConfig = ObjectivesConfig()
     adapt: AdaptConfig = AdaptConfig()
     optim: OptimConfig = OptimConfig()
+    compute: ComputeConfig = ComputeConfig()
     batch_size: int = 64
+    """Of all processes together."""
     num_steps: int = 1000
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -104,38 +117,61 @@ def run(
     if len(counts) < len(records):
         twice, count = counts.most_common(1)[0]
         raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
-    claim(out, config, records)
-    torch.manual_seed(config.seed)
-    model, processor = begin(config.model, config.processor, records)
+    with processes():
+        return _run(config, records, out, source, report)
+
+
+def _run(
+    config: TrainConfig,
+    records: Sequence[Record],
+    out: Path,
+    source: Source | None,
+    report: Report,
+) -> Path:
+    """What each process does; the first one writes."""
+    with first_rank_first():
+        if rank() == 0:
+            claim(out, config, records, may_change=("compute",))
+        torch.manual_seed(config.seed)
+        model, processor = begin(config.model, config.processor, records)
+        source = source or _source(config, records, processor, out, report)
     adapt(model, config.adapt)
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-    model.to(_dtype(config.precision))
-    if source is None and config.reading is not None:
-        source = FileSource(records)
-    if source is None:
-        source = load_store(
-            records, processor, out / "cache", progress=lambda *done: report("prepare", *done)
-        )
-        if not len(source):
-            raise ManifestError(f"none of {len(records)} records can be read: {source.bad}")
+    model.to(device(), _dtype(config.precision))
+    special = processor.tokenizer.special
+    shared = shared_losses(model, config.objectives, special, config.compute)
     task = Task(
         model=model,
         optim=config.optim,
         num_steps=config.num_steps,
         save_every=config.save_every,
         seed=config.seed,
-        losses=lambda first: _losses(config, model, processor, source, first),
+        losses=lambda first: _losses(config, shared, processor, source, first),
     )
-    weights = fit(task, out, report=report)
-    card = _card(config, source)
-    save_model(out / "model", model.config, merged(model, frozen | weights), processor, card=card)
+    weights = merged(model, frozen | fit(task, out, report=report))
+    if rank() == 0:
+        card = _card(config, source)
+        save_model(out / "model", model.config, weights, processor, card=card)
+    wait_for_all()
     return out / "model"
 
 
+def _source(
+    config: TrainConfig, records: Sequence[Record], processor: Processor, out: Path, report: Report
+) -> Source:
+    """Media files, read at every step or once."""
+    if config.reading is not None:
+        return FileSource(records)
+    store = load_store(records, processor, out / "cache", progress=partial(report, "prepare"))
+    if not len(store):
+        raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
+    return store
+
+
 def _losses(
-    config: TrainConfig, model: nn.Module, processor: Processor, source: Source, first: int
+    config: TrainConfig, shared: nn.Module, processor: Processor, source: Source, first: int
 ) -> Losses:
-    """Read each step's samples, draw their texts, and compute the objectives."""
+    """Read this process's rows of each step, draw their texts, and compute the objectives."""
     stored = isinstance(source, SampleStore)
     loader = Loader(
         sources=[source],
@@ -143,28 +179,36 @@ def _losses(
         processor=processor,
         config=ReadingConfig() if stored else config.reading or ReadingConfig(),
         seed=config.seed,
+        rank=rank(),
+        num_ranks=num_ranks(),
     )
-    special, dtype = processor.tokenizer.special, _dtype(config.precision)
+    dtype = _dtype(config.precision)
+    parameters = dict(shared.named_parameters())
+    scale = next((p for name, p in parameters.items() if name.endswith("log_scale")), None)
     with closing(loader):
         for loaded in loader.steps(first, config.num_steps):
             terms = {}
-            if loaded.records:
+            if any(summed([len(loaded.records)])):
                 batch = collate_training(
                     loaded.samples, loaded.records, processor, seed=config.seed, step=loaded.step
                 )
-                batch.pixels = None if batch.pixels is None else batch.pixels.to(dtype)
-                if batch.spectrograms is not None:
-                    batch.spectrograms = batch.spectrograms.to(dtype)
-                terms = loss_terms(model, batch, config.objectives, special)
+                tensors = tensors_of(batch)
+                for place, tensor in tensors.items():
+                    floats = tensor.is_floating_point()
+                    tensors[place] = tensor.to(device(), dtype if floats else tensor.dtype)
+                terms = found_terms(shared(batch_of(batch.ids, tensors)))
             yield StepLoss(
                 terms=terms,
                 ids=[record.id for record in loaded.records],
-                left_out=config.batch_size - len(loaded.records),
+                left_out=config.batch_size // num_ranks() - len(loaded.records),
+                figures={} if scale is None else {"temperature": math.exp(-scale.item())},
             )
 
 
 def _dtype(precision: str) -> torch.dtype:
     if precision == "auto":
+        if device().type == "cuda":
+            return torch.bfloat16
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32

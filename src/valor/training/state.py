@@ -9,23 +9,33 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import distributed
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 
 from valor.config import differences, from_dict, parse_json, to_json
-from valor.errors import ConfigError
+from valor.errors import ConfigError, TrainingError
+from valor.training.monitor import write_whole
 from valor.training.optim import Optimizer
+from valor.training.parallel import local, num_ranks, rank
 
 
-def claim(out: Path, config: object, data: Sequence[object]) -> None:
+def claim(
+    out: Path, config: Any, data: Sequence[object], *, may_change: Sequence[str] = ()
+) -> None:
     """Make the run folder, or check that it is a run of the same configuration and data.
 
     Args:
         out: Run folder.
         config: Of the run.
         data: What it learns from.
+        may_change: Fields that decide how a run computes, not what; the folder keeps the first.
 
     Raises:
         ConfigError: If the folder holds another run.
@@ -36,6 +46,7 @@ def claim(out: Path, config: object, data: Sequence[object]) -> None:
     if path.is_file():
         values = parse_json(path.read_bytes(), str(path))
         found = from_dict(type(config), values, where=str(path), trust_code=True)
+        found = replace(found, **{name: getattr(config, name) for name in may_change})
         if found != config:
             raise ConfigError(
                 f"{out} holds another run ({differences(found, config)}); "
@@ -44,64 +55,125 @@ def claim(out: Path, config: object, data: Sequence[object]) -> None:
         if stamp.read_text("utf-8") != digest:
             raise ConfigError(f"{out} holds a run on other data; choose another --out")
     else:
-        stamp.write_text(digest, encoding="utf-8")
-        path.write_text(to_json(config), encoding="utf-8")
+        write_whole(stamp, digest)
+        write_whole(path, to_json(config))
 
 
-def save_state(folder: Path, optimizer: Optimizer, *, next_step: int) -> None:
-    """Write everything that the next step depends on.
+class States:
+    """Writes states of a run while it goes on, and reads the last whole one.
+
+    Ranks write together, each what it holds; any number of ranks can read what another has written.
 
     Args:
-        folder: `state/` of the run folder.
+        folder: `state/` of the run folder, which all ranks see.
         optimizer: Holds the float32 weights and AdamW's moments.
-        next_step: The step that a resumed run starts with; data and randomness follow from it.
     """
-    partial = folder.with_name("state.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with _quietly():
-        state_dict_saver.save(_tensors(optimizer), checkpoint_id=partial, no_dist=True)
-    (partial / "position.json").write_text(json.dumps({"next_step": next_step}), encoding="utf-8")
-    old = folder.with_name("state.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+
+    def __init__(self, folder: Path, optimizer: Optimizer) -> None:
+        self._folder, self._optimizer = folder, optimizer
+        self._group: Any = distributed.new_group(backend="gloo") if num_ranks() > 1 else None
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def save(self, *, next_step: int) -> None:
+        """Begin to write everything that the next step depends on.
+
+        Args:
+            next_step: The step that a resumed run starts with; data and randomness follow from it.
+
+        Raises:
+            TrainingError: If the state before this one could not be written.
+        """
+        self.wait()
+        snapshot = _tensors(self._optimizer)
+        self._writing = self._pool.submit(self._write, snapshot, next_step)
+
+    def wait(self) -> None:
+        """Return when the state is on disk; a `TrainingError` if it cannot be written."""
+        writing, self._writing = self._writing, None
+        try:
+            if writing is not None:
+                writing.result()
+        except (OSError, CheckpointException) as error:
+            causes = getattr(error, "failures", {0: (error,)})
+            reason = " ".join(str(next(iter(causes.values()))[0]).split())
+            raise TrainingError(
+                f"{self._folder}: the state could not be written ({reason}); the one before it is "
+                "whole. Make room, and the same command goes on from there"
+            ) from None
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def load(self) -> int:
+        """Restore a run; returns the step to go on with, 0 if there is no state."""
+        for candidate in (self._folder, self._folder.with_name("state.old")):
+            if (candidate / "position.json").is_file():
+                tensors = _tensors(self._optimizer)
+                with _quietly():
+                    state_dict_loader.load(
+                        tensors, checkpoint_id=candidate, no_dist=self._group is None
+                    )
+                _restore(self._optimizer, tensors)
+                position = json.loads((candidate / "position.json").read_text(encoding="utf-8"))
+                return int(position["next_step"])
+        return 0
+
+    def _write(self, tensors: dict[str, torch.Tensor], next_step: int) -> None:
+        partial = self._folder.with_name("state.partial")
+        if rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        if self._group is not None:
+            distributed.barrier(self._group)
+        with _quietly():
+            state_dict_saver.save(
+                tensors,
+                checkpoint_id=partial,
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
+        if rank() == 0:
+            position = json.dumps({"next_step": next_step})
+            (partial / "position.json").write_text(position, encoding="utf-8")
+            old = self._folder.with_name("state.old")
+            shutil.rmtree(old, ignore_errors=True)
+            if self._folder.exists():
+                self._folder.rename(old)
+            partial.rename(self._folder)
+            shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(folder: Path, optimizer: Optimizer) -> int:
-    """Restore a run; returns the step to go on with, 0 if there is no state."""
-    for candidate in (folder, folder.with_name("state.old")):
-        if (candidate / "position.json").is_file():
-            tensors = _tensors(optimizer, fresh=True)
-            with _quietly():
-                state_dict_loader.load(tensors, checkpoint_id=candidate, no_dist=True)
-            _restore(optimizer, tensors)
-            position = json.loads((candidate / "position.json").read_text(encoding="utf-8"))
-            return int(position["next_step"])
-    return 0
-
-
-def _tensors(optimizer: Optimizer, *, fresh: bool = False) -> dict[str, torch.Tensor]:
-    """Weights and moments under flat names."""
+def _tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    """Copies of weights and moments under flat names, as parts of wholes where ranks cut them."""
+    values: dict[str, dict[str, torch.Tensor]] = {"weight": dict(optimizer.masters)}
     moments = optimizer.adamw.state
-    tensors = {}
+    for key in ("exp_avg", "exp_avg_sq"):
+        values[key] = {
+            name: moments[master][key] if master in moments else torch.zeros_like(master)
+            for name, master in optimizer.masters.items()
+        }
+    tensors: dict[str, torch.Tensor] = {}
+    for key, by_name in values.items():
+        copies = {name: value.detach().clone() for name, value in by_name.items()}
+        tensors |= {f"{key}.{name}": x for name, x in optimizer.as_parts(copies).items()}
     for name, master in optimizer.masters.items():
-        known = moments.get(master, {})
-        tensors[f"weight.{name}"] = master.detach()
-        for key in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{key}.{name}"] = known.get(key, torch.zeros_like(master))
-        tensors[f"step.{name}"] = known.get("step", torch.zeros(()))
-    tensors |= {f"statistic.{name}": x for name, x in optimizer.statistics.items()}
-    return {key: value.clone() for key, value in tensors.items()} if fresh else tensors
+        step = moments[master]["step"] if master in moments else torch.zeros(())
+        tensors[f"step.{name}"] = step.clone()
+    for name, statistic in optimizer.statistics.items():
+        tensors[f"statistic.{name}"] = statistic.clone()
+    return tensors
 
 
 @torch.no_grad()
 def _restore(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     for name, master in optimizer.masters.items():
-        master.copy_(tensors[f"weight.{name}"])
+        master.copy_(local(tensors[f"weight.{name}"]))
         optimizer.adamw.state[master] = {
-            key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+            key: local(tensors[f"{key}.{name}"]) for key in ("step", "exp_avg", "exp_avg_sq")
         }
     for name, statistic in optimizer.statistics.items():
         statistic.copy_(tensors[f"statistic.{name}"])

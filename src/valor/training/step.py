@@ -1,13 +1,30 @@
 """One training step: encode, compute the loss terms, go backward."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
 from valor.config import configclass
+from valor.data.collate import Place, batch_of, tensors_of
+from valor.models.valor import Encoded
 from valor.objectives.alignment import AlignmentConfig, align
 from valor.objectives.answering import AnsweringConfig, answer
 from valor.objectives.base import LossTerm, OtherObjective, total
 from valor.objectives.captioning import CaptioningConfig, caption
-from valor.types import Batch, SpecialIds
+from valor.training.parallel import (
+    Parallel,
+    averaged,
+    encoder_layers,
+    gathered,
+    gathered_embeddings,
+    levelled,
+    share,
+)
+from valor.types import Batch, Embeddings, Modality, SpecialIds
 
 
 @configclass
@@ -21,21 +38,172 @@ class ObjectivesConfig:
     """Of other systems, and from outside the package."""
 
 
+@configclass
+class ComputeConfig:
+    """How a step is computed. What it learns is the same, so a run may go on with another way."""
+
+    parallel: Parallel = "ddp"
+    """What processes that `torchrun` starts share: with `ddp` each holds the whole model, with
+    `fsdp` (FSDP2) a part of every weight, its gradient and its moments."""
+    micro_batch: int | None = None
+    """Rows that a process computes at a time, twice each, for batches larger than memory; texts are
+    still contrasted with the whole batch. None computes all rows at once."""
+    recompute_layers: bool = False
+    """Compute the media encoders' layers again for the gradients, instead of keeping what they
+    made: half the memory for a third more time."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible values."""
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch={self.micro_batch} must be at least 1")
+
+
+class Losses(nn.Module):
+    """A model and its objectives as one module, which is what ranks share.
+
+    Args:
+        model: Of any system.
+        config: What is learned.
+        special: The tokenizer's special ids.
+        micro_batch: Rows that are computed at a time. Their activations are computed again when
+            gradients need them, with the same random numbers, so that memory holds those of so
+            many rows; texts are still contrasted with all rows. None computes all rows at once.
+
+    Source:
+        GradCache (arXiv 2101.06983), by PyTorch's activation checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: ObjectivesConfig,
+        special: SpecialIds,
+        micro_batch: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.config, self.special, self.micro_batch = config, special, micro_batch
+
+    def forward(self, batch: Batch) -> dict[str, tuple[Tensor, LossTerm]]:
+        """Compute every term that the rows of any rank give.
+
+        The values stand alone too, because DDP and FSDP look for tensors in plain containers.
+        """
+        batch = levelled(batch)
+        tensors = tensors_of(batch)
+        num_rows = len(next(iter(tensors.values())))
+        size = self.micro_batch or num_rows
+        if num_rows <= size:
+            parts = [self._part(batch.ids, tensors)]
+        else:
+            cuts = [slice(first, first + size) for first in range(0, num_rows, size)]
+            parts = [
+                checkpoint(
+                    self._part,
+                    batch.ids[cut],
+                    {place: tensor[cut] for place, tensor in tensors.items()},
+                    use_reentrant=False,
+                )
+                for cut in cuts
+            ]
+        terms = self._contrast([encoded for encoded, _ in parts], batch)
+        terms |= averaged(_mean([terms for _, terms in parts]))
+        return {name: (term.value, term) for name, term in terms.items()}
+
+    def _part(
+        self, ids: list[str], tensors: dict[Place, Tensor]
+    ) -> tuple[Any, dict[str, LossTerm]]:
+        """Encode some rows; returns their embeddings, and the terms that each row has alone."""
+        batch, config = batch_of(ids, tensors), self.config
+        encoded = self.model(batch)
+        decoder: Any = getattr(self.model, "decoder", None)
+        terms: dict[str, LossTerm] = {}
+        if config.captioning:
+            terms |= caption(encoded, batch, decoder, config.captioning, self.special)
+        if config.answering:
+            terms |= answer(encoded, batch, decoder, config.answering, self.special)
+        for objective in config.others:
+            terms |= objective.terms(encoded, batch, decoder, self.special)
+        return replace(encoded, memory=None) if config.alignment else None, terms
+
+    def _contrast(self, parts: list[Encoded], batch: Batch) -> dict[str, LossTerm]:
+        """Compare the rows of all parts and of all ranks."""
+        if not self.config.alignment:
+            return {}
+        encoded = replace(
+            parts[0],
+            media=_joined([part.media for part in parts]),
+            aligned_texts=_joined([part.aligned_texts for part in parts]),
+        )
+        texts = {
+            group: replace(text, token_ids=gathered(text.token_ids), valid=gathered(text.valid))
+            for group, text in batch.aligned_texts.items()
+        }
+        return align(encoded, replace(batch, aligned_texts=texts), self.config.alignment)
+
+
+def _joined(parts: list[dict[Modality, Embeddings]]) -> dict[Modality, Embeddings]:
+    """One part behind the other, those of all ranks."""
+    return {
+        group: gathered_embeddings(
+            Embeddings(
+                vectors=torch.cat([part[group].vectors for part in parts]),
+                weight_logits=torch.cat([part[group].weight_logits for part in parts]),
+                valid=torch.cat([part[group].valid for part in parts]),
+            )
+        )
+        for group in parts[0]
+    }
+
+
+def _mean(parts: list[dict[str, LossTerm]]) -> dict[str, LossTerm]:
+    """Terms of all rows from those of some each."""
+    if len(parts) == 1:
+        return parts[0]
+    terms: dict[str, LossTerm] = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        found = [part[name] for part in parts if name in part]
+        num_items = sum(term.num_items for term in found)
+        terms[name] = replace(
+            found[0],
+            value=torch.stack([term.value * term.num_items for term in found]).sum()
+            / max(1, num_items),
+            num_rows=sum(term.num_rows for term in found),
+            num_words=None if found[0].num_words is None else num_items,
+        )
+    return terms
+
+
 def loss_terms(
     model: Any, batch: Batch, config: ObjectivesConfig, special: SpecialIds
 ) -> dict[str, LossTerm]:
     """Compute every term that the batch has rows for."""
-    encoded = model(batch)
-    terms: dict[str, LossTerm] = {}
-    if config.alignment:
-        terms |= align(encoded, batch, config.alignment)
-    if config.captioning:
-        terms |= caption(encoded, batch, model.decoder, config.captioning, special)
-    if config.answering:
-        terms |= answer(encoded, batch, model.decoder, config.answering, special)
-    for objective in config.others:
-        terms |= objective.terms(encoded, batch, getattr(model, "decoder", None), special)
-    return terms
+    return found_terms(Losses(model, config, special)(batch))
+
+
+def shared_losses(
+    model: nn.Module, config: ObjectivesConfig, special: SpecialIds, compute: ComputeConfig
+) -> nn.Module:
+    """Model and objectives as all ranks train them, in the way that was asked for.
+
+    Args:
+        model: The parameters to train; its layers are changed in place.
+        config: What is learned.
+        special: The tokenizer's special ids.
+        compute: How.
+
+    Returns:
+        To be called with a batch; see `found_terms`.
+    """
+    if compute.recompute_layers:
+        for layer in encoder_layers(model):
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    return share(Losses(model, config, special, compute.micro_batch), compute.parallel)
+
+
+def found_terms(found: dict[str, tuple[Tensor, LossTerm]]) -> dict[str, LossTerm]:
+    """What a shared `Losses` returned, with the values that ranks were made to agree on."""
+    return {name: replace(term, value=value) for name, (value, term) in found.items()}
 
 
 def backward(terms: dict[str, LossTerm]) -> dict[str, float]:

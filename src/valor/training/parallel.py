@@ -1,0 +1,250 @@
+"""Processes that share every step, as `torchrun` starts them; one process alone shares nothing.
+
+Each rank reads its own rows of a step. Batches are padded to the same shapes, so that all ranks run
+the same modules whatever their rows lack; embeddings are gathered with their gradients, so that a
+contrast sees the rows of all; a mean over a rank's rows is scaled, so that the mean over ranks is
+that over all rows. Loss and gradients are then those of one process with the joined batch.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from valor.data.collate import Place, batch_of, tensors_of
+from valor.errors import TrainingError
+from valor.objectives.base import LossTerm
+from valor.types import Batch, Embeddings
+
+Parallel = Literal["ddp", "fsdp"]
+_LONGEST_WAIT = timedelta(hours=2)
+"""For each other; the first rank may have to decode all media before the others can go on."""
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Join the processes that `torchrun` has started, if it has."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    if device().type == "cuda":
+        torch.cuda.set_device(device())
+    backend = "cpu:gloo,cuda:nccl" if device().type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def device() -> torch.device:
+    """What this process computes on."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def num_ranks() -> int:
+    """How many processes share a step."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process; 0 writes what all have in common."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if num_ranks() > 1:
+        distributed.barrier()
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Let the other ranks in when the first one is done, so that they find what it has written."""
+    if rank() > 0:
+        wait_for_all()
+    yield
+    if rank() == 0:
+        wait_for_all()
+
+
+def summed(values: Sequence[float]) -> list[float]:
+    """Sums over all ranks."""
+    if num_ranks() == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=device())
+    distributed.all_reduce(total)
+    return total.tolist()
+
+
+def told(value: Any) -> list[Any]:
+    """What each rank has to say, in their order."""
+    everyone: list[Any] = [value] * num_ranks()
+    if num_ranks() > 1:
+        distributed.all_gather_object(everyone, value)
+    return everyone
+
+
+def share(module: nn.Module, how: Parallel) -> nn.Module:
+    """Let all ranks train a module together.
+
+    Args:
+        module: Its `forward` computes everything that gradients come from.
+        how: Every rank holds all weights (`ddp`) or a part of each (`fsdp`).
+
+    Returns:
+        The module to call; the parameters of the one that was given are trained.
+    """
+    if num_ranks() == 1:
+        return module
+    if how == "ddp":
+        return DistributedDataParallel(module, find_unused_parameters=True)
+    mesh = init_device_mesh(device().type, (num_ranks(),))
+    scalars = {p for p in module.parameters() if p.dim() == 0}  # Which cannot be cut.
+    for scalar in scalars:
+        if scalar.requires_grad:
+            scalar.register_post_accumulate_grad_hook(_average)
+    for layer in encoder_layers(module):
+        fully_shard(layer, mesh=mesh, ignored_params=scalars)
+    fully_shard(module, mesh=mesh, ignored_params=scalars)
+    return module
+
+
+def encoder_layers(module: nn.Module) -> list[nn.Module]:
+    """The layers of all media encoders, inner ones before those that hold them."""
+    lists = [
+        layers
+        for name, layers in module.named_modules()
+        if isinstance(layers, nn.ModuleList) and {"vision", "audio"} & set(name.split("."))
+    ]
+    return [layer for layers in reversed(lists) for layer in layers]
+
+
+def _average(parameter: Tensor) -> None:
+    if parameter.grad is not None:
+        distributed.all_reduce(parameter.grad)
+        parameter.grad /= num_ranks()
+
+
+def is_cut(tensor: Tensor) -> bool:
+    """Whether each rank holds a part of it."""
+    return isinstance(tensor, DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(whole: Tensor, part: Tensor) -> Tensor:
+    """What this rank holds, as a part of something that is cut like `whole`."""
+    if not isinstance(whole, DTensor):
+        return part
+    return DTensor.from_local(
+        part, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
+    )
+
+
+def complete(tensor: Tensor) -> Tensor:
+    """All of a tensor, on every rank."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def levelled(batch: Batch) -> Batch:
+    """Pad a rank's batch to the shapes that any rank needs; what it lacks is invalid there."""
+    if num_ranks() == 1:
+        return batch
+    tensors = tensors_of(batch)
+    wanted: dict[Place, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for shapes in told({place: (x.dtype, tuple(x.shape)) for place, x in tensors.items()}):
+        for place, (dtype, shape) in shapes.items():
+            _, largest = wanted.get(place, (dtype, shape))
+            wanted[place] = dtype, tuple(map(max, shape, largest))
+    rows = max((shape[0] for _, shape in wanted.values()), default=0)
+    own = tensors.values()
+    where = next(iter(own)).device if own else device()
+    padded: dict[Place, Tensor] = {}
+    for place, (dtype, shape) in sorted(wanted.items(), key=lambda item: item[0]):
+        found = tensors.get(place)
+        if found is None:
+            padded[place] = torch.zeros((rows, *shape[1:]), dtype=dtype, device=where)
+        else:
+            missing = zip((rows, *shape[1:]), found.shape, strict=True)
+            room = [(0, size - there) for size, there in missing]
+            padded[place] = F.pad(found, [width for pair in reversed(room) for width in pair])
+    return batch_of(batch.ids, padded)
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows of all ranks, whose gradients go back to where they came from."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.num_rows = len(x)
+        parts = [torch.empty_like(x) for _ in range(num_ranks())]
+        distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # It is not ours.
+        distributed.all_reduce(gradient)
+        return gradient[rank() * ctx.num_rows : (rank() + 1) * ctx.num_rows]
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The rows of all ranks, of which each has as many, in their order."""
+    if num_ranks() == 1:
+        return x
+    return _Gathered.apply(x) if x.dtype != torch.bool else _Gathered.apply(x.byte()).bool()
+
+
+def gathered_embeddings(embeddings: Embeddings) -> Embeddings:
+    """Those of the rows of all ranks."""
+    return Embeddings(
+        vectors=gathered(embeddings.vectors),
+        weight_logits=gathered(embeddings.weight_logits),
+        valid=gathered(embeddings.valid),
+    )
+
+
+def averaged(terms: dict[str, LossTerm]) -> dict[str, LossTerm]:
+    """Scale means over a rank's rows so that their mean over ranks is that over all rows.
+
+    Args:
+        terms: Of this rank's rows.
+
+    Returns:
+        Those that any rank has a row for, with the rows of all.
+
+    Raises:
+        TrainingError: If an objective has no term at all on this rank.
+    """
+    everyone = told({name: (term.num_rows, term.num_words) for name, term in terms.items()})
+    for name in sorted({name for found in everyone for name in found} - terms.keys()):
+        raise TrainingError(
+            f"{name}: rank {rank()} has no such term and others have; an objective must return its "
+            "terms also where no row counts"
+        )
+    scaled: dict[str, LossTerm] = {}
+    for name, term in terms.items():
+        rows = sum(found[name][0] for found in everyone)
+        words = [found[name][1] for found in everyone]
+        num_words = None if term.num_words is None else sum(words)
+        num_items = rows if num_words is None else num_words
+        if num_items:
+            value = term.value * (term.num_items * num_ranks() / num_items)
+            scaled[name] = replace(term, value=value, num_rows=rows, num_words=num_words)
+    return scaled

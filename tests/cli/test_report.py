@@ -1,0 +1,42 @@
+"""Laws of `valor report`."""
+
+import json
+
+import pytest
+
+from valor.cli.main import main
+
+
+def run_folder(folder, *, rate, losses):
+    folder.mkdir()
+    config = {"optim": {"learning_rate": rate}, "seed": 0}
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = [
+        {"step": step, "elapsed_s": 60.0 * step, "loss": loss, "grad_norm/vision": 1.0}
+        for step, loss in enumerate(losses)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def test_runs_stand_side_by_side_on_a_page_that_needs_nothing_else(tmp_path, capsys):
+    first = run_folder(tmp_path / "first<b>", rate=0.125, losses=[3.0, 2.0, 1.234])
+    second = run_folder(tmp_path / "second", rate=0.25, losses=[3.0, float("nan"), 2.345])
+    assert main(["report", first, second, "--out", str(tmp_path / "page.html"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": str(tmp_path / "page.html")}
+    page = (tmp_path / "page.html").read_text()
+    assert "1.234" in page and "2.345" in page
+    assert "optim.learning_rate" in page and "0.125" in page and "0.25" in page
+    assert ">seed<" not in page
+    assert "first&lt;b&gt;" in page and "first<b>" not in page
+    assert page.count("<figure>") == 2
+    assert page.count("<polyline") == 4
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_what_is_no_run_folder_is_a_wrong_usage(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert "no run folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "--help"])
+    assert not ended.value.code

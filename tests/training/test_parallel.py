@@ -1,0 +1,154 @@
+"""Two processes learn what one does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import SPECIAL, small_run, tiny_model
+from tests.training.two_ranks import CASES, OBJECTIVES, joined_batch
+from valor.config import evolve
+from valor.data.manifest import read_manifest
+from valor.training import step
+from valor.training.monitor import read_metrics
+from valor.training.optim import OptimConfig, Optimizer
+from valor.training.run import run
+from valor.training.state import States
+from valor.training.step import (
+    ComputeConfig,
+    Losses,
+    backward,
+    found_terms,
+    loss_terms,
+    shared_losses,
+)
+
+
+class StopError(Exception):
+    """Stands for a kill."""
+
+
+def stop(stage, done, total):
+    if stage == "train" and done == 3:
+        raise StopError
+
+
+def config():
+    return evolve(small_run(), {"model.text.dropout": 0.0})
+
+
+@pytest.fixture(scope="module")
+def two_ranks(world, tmp_path_factory) -> Path:
+    """What two processes have written; the second half of a run that one process began too."""
+    out = tmp_path_factory.mktemp("ranks")
+    with pytest.raises(StopError):
+        run(config(), read_manifest(world, split="train"), out / "run", report=stop)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.two_ranks", str(out), str(world)],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=600)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], errors
+    return out
+
+
+def one_process():
+    model = tiny_model()
+    values = backward(loss_terms(model, joined_batch(), OBJECTIVES, SPECIAL))
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return model, values, found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_learn_what_one_does(two_ranks, name):
+    model, values, wanted = one_process()
+    norms = Optimizer(model, OptimConfig(), num_steps=10).step(0)
+    ranks = [torch.load(two_ranks / f"{name} {rank}.pt") for rank in range(2)]
+    assert ranks[0]["values"].keys() == ranks[1]["values"].keys() == values.keys()
+    for key, value in values.items():
+        mean = sum(rank["values"][key] for rank in ranks) / 2
+        assert mean == pytest.approx(value, abs=1e-5), key
+    for found in ranks:
+        assert found["gradients"].keys() == wanted.keys()
+        for key, gradient in wanted.items():
+            torch.testing.assert_close(found["gradients"][key], gradient, rtol=1e-5, atol=1e-5)
+        assert found["norms"] == pytest.approx(norms, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_process_reads_the_state_of_two(two_ranks, name):
+    model = tiny_model(seed=1)
+    optimizer = Optimizer(model, OptimConfig(), num_steps=10)
+    states = States(two_ranks / f"state of {name}", optimizer)
+    assert states.load() == 1
+    states.close()
+    for key, weight in torch.load(two_ranks / f"{name} 0.pt")["weights"].items():
+        assert torch.equal(optimizer.masters[key], weight), key
+    assert all(optimizer.adamw.state[x]["step"] == 1 for x in optimizer.masters.values())
+
+
+def test_two_ranks_go_on_with_what_one_began(two_ranks, world, tmp_path):
+    run(config(), read_manifest(world, split="train"), tmp_path)
+    whole = read_metrics(tmp_path / "metrics.jsonl")
+    resumed = read_metrics(two_ranks / "run/metrics.jsonl")
+    assert [row["step"] for row in resumed] == [0, 1, 2, 3]
+    for one, two in zip(whole, resumed, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
+        assert two["align/audiovisual"] == pytest.approx(one["align/audiovisual"], abs=1e-4)
+    assert (two_ranks / "run/model/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("micro_batch", [2, 4])
+def test_rows_at_a_time_are_one_large_batch(micro_batch):
+    _, values, wanted = one_process()
+    model = tiny_model()
+    terms = found_terms(Losses(model, OBJECTIVES, SPECIAL, micro_batch)(joined_batch()))
+    assert backward(terms) == pytest.approx(values, abs=1e-5)
+    for key, gradient in wanted.items():
+        found = model.get_parameter(key).grad
+        torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_computed_again_meet_the_same_random_numbers(monkeypatch):
+    found = []
+    for kept in (True, False):
+        model = tiny_model().train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.3
+        if kept:
+            monkeypatch.setattr(
+                step, "checkpoint", lambda part, *given, use_reentrant: part(*given)
+            )
+        torch.manual_seed(0)
+        backward(found_terms(Losses(model, OBJECTIVES, SPECIAL, 2)(joined_batch())))
+        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        monkeypatch.undo()
+    for key, gradient in found[0].items():
+        torch.testing.assert_close(found[1][key], gradient)
+
+
+def test_layers_computed_again_learn_the_same():
+    _, values, wanted = one_process()
+    model = tiny_model()
+    shared = shared_losses(model, OBJECTIVES, SPECIAL, ComputeConfig(recompute_layers=True))
+    assert backward(found_terms(shared(joined_batch()))) == pytest.approx(values)
+    for key, gradient in wanted.items():
+        torch.testing.assert_close(model.get_parameter(key).grad, gradient)
