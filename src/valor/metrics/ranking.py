@@ -51,8 +51,10 @@ class PairRanking:
             raise ValorError("no text to rank")
         _check_numbers(own_scores)
         self.owner, self.own_scores = owner, own_scores
-        nothing = Standing(np.zeros(len(owner), np.int64), np.zeros(len(owner), np.int64))
-        self.of_text, self.of_media = nothing, nothing
+        self.of_text, self.of_media = (
+            Standing(np.zeros(len(owner), np.int64), np.zeros(len(owner), np.int64))
+            for _ in range(2)
+        )
 
     def count(
         self, block: Float[np.ndarray, "texts media"], *, first_text: int, first_media: int
