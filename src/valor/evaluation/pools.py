@@ -126,6 +126,23 @@ def two_stage(
     }
 
 
+def best_items(
+    texts: Embeddings, media: Embeddings, num: int
+) -> tuple[Float[np.ndarray, "texts num"], Int[np.ndarray, "texts num"]]:
+    """Scores and places of the best items for each text, the best first; of equals the first."""
+    best: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for first in range(0, len(texts.valid), _SIDE):
+        query = _cut(texts, slice(first, first + _SIDE))
+        row = [
+            similarity(query, _cut(media, slice(at, at + _SIDE)))
+            for at in range(0, len(media.valid), _SIDE)
+        ]
+        scores, index = torch.cat(row, dim=1).sort(dim=1, descending=True, stable=True)
+        best.append((scores[:, :num], index[:, :num]))
+    values, places = (torch.cat(parts).numpy() for parts in zip(*best, strict=True))
+    return values, places
+
+
 def shared_rows(*parts: Embeddings) -> Int[torch.Tensor, " rows"]:
     """The rows that are present in all parts."""
     return torch.stack([part.present for part in parts]).all(dim=0).nonzero().flatten()

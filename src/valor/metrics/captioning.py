@@ -25,18 +25,32 @@ _TINY = 1e-15
 NgramCounts = Counter[tuple[str, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class CaptionScores:
+    """Scores of a corpus and of each of its items."""
+
+    corpus: dict[str, float]
+    by_item: dict[str, Float[np.ndarray, " items"]]
+    """`rouge_l` and `cider`, whose means are the corpus's; BLEU has no such values."""
+
+
 def caption_report(
     candidates: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Score captions against their reference captions over a whole corpus.
+    """Score captions over a whole corpus; `caption_scores` without the items."""
+    return caption_scores(candidates, references).corpus
+
+
+def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
+    """Score captions against their reference captions.
 
     Args:
         candidates: One caption per item.
         references: The reference captions of each item, at least one.
 
     Returns:
-        `bleu1` to `bleu4`, `rouge_l`, `cider` (CIDEr-D, times 10 as published, so not bounded by
-        1), and `num`, the number of items.
+        Of the corpus `bleu1` to `bleu4`, `rouge_l`, `cider` (CIDEr-D, times 10 as published, so not
+        bounded by 1), and `num`, the number of items; of the items those that are means.
 
     Raises:
         ValorError: If there is no item, an item without reference, or the lengths differ.
@@ -45,12 +59,16 @@ def caption_report(
     candidate_tokens = [tokenize(text) for text in candidates]
     reference_tokens = [[tokenize(text) for text in texts] for texts in references]
     bleus = BleuCounts.of(candidate_tokens, reference_tokens).compute()
-    return {
+    by_item = {
+        "rouge_l": rouge_l(candidate_tokens, reference_tokens),
+        "cider": cider_d(candidate_tokens, reference_tokens),
+    }
+    corpus = {
         **{f"bleu{n}": value for n, value in enumerate(bleus, start=1)},
-        "rouge_l": float(rouge_l(candidate_tokens, reference_tokens).mean()),
-        "cider": float(cider_d(candidate_tokens, reference_tokens).mean()),
+        **{name: float(values.mean()) for name, values in by_item.items()},
         "num": len(candidates),
     }
+    return CaptionScores(corpus=corpus, by_item=by_item)
 
 
 @dataclass(frozen=True, slots=True)

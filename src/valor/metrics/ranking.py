@@ -74,9 +74,7 @@ class PairRanking:
         own = self.own_scores[rows, None]
         self.of_text.above[rows] += ((block > own) & foreign).sum(axis=1)
         self.of_text.equal[rows] += ((block == own) & foreign).sum(axis=1)
-        pairs = np.flatnonzero(
-            (self.owner >= first_media) & (self.owner < first_media + num_media)
-        )
+        pairs = np.flatnonzero((self.owner >= first_media) & (self.owner < first_media + num_media))
         column = self.owner[pairs] - first_media
         seen, own, foreign = block[:, column], self.own_scores[pairs], foreign[:, column]
         self.of_media.above[pairs] += ((seen > own) & foreign).sum(axis=0)
@@ -110,7 +108,7 @@ def average_precision(positions: Float[np.ndarray, " matches"]) -> float:
 
 
 def discounted_gain(positions: Float[np.ndarray, " matches"]) -> float:
-    """nDCG of one query, given the positions of its matches in order; each gains 1."""
+    """The nDCG of one query, given the positions of its matches in order; each gains 1."""
     ideal = 1.0 / np.log2(np.arange(2, len(positions) + 2))
     return float((1.0 / np.log2(positions + 1)).sum() / ideal.sum())
 

@@ -171,9 +171,7 @@ def matrix_ranking(
     return ranking
 
 
-def pair_report(
-    ranking: PairRanking, *, ties: Ties = "pessimistic"
-) -> dict[str, dict[str, float]]:
+def pair_report(ranking: PairRanking, *, ties: Ties = "pessimistic") -> dict[str, dict[str, float]]:
     """Every metric of counted ranks, in both directions.
 
     Args:
@@ -199,10 +197,10 @@ def pair_report(
     }
 
 
-def expected_recall_at_k(
+def expected_hits_at_k(
     scores: Float[np.ndarray, "queries items"], fits: Bool[np.ndarray, "queries items"], k: int
-) -> float:
-    """Recall at k when each query has one true item among several that fit it equally well.
+) -> Float[np.ndarray, " queries"]:
+    """Recall at k of each query, when it has one true item among several that fit equally well.
 
     No model can tell the fitting items apart, so each is the true one with the same probability:
     a query counts (fitting items among the first k) / (fitting items). Ties are pessimistic.
@@ -213,16 +211,21 @@ def expected_recall_at_k(
         k: How many first items count.
 
     Returns:
-        The expected fraction of queries whose true item is among the first k; at most
-        `oracle_recall_at_k`.
+        The probability that the query's true item is among the first k.
 
     Raises:
         ValorError: If a score is NaN or a query fits no item.
     """
     fits = _relevance(scores, fits)
     first = _pessimistic_order(scores, fits)[:, :k]
-    found = np.take_along_axis(fits, first, axis=1).sum(axis=1)
-    return float((found / fits.sum(axis=1)).mean())
+    return np.take_along_axis(fits, first, axis=1).sum(axis=1) / fits.sum(axis=1)
+
+
+def expected_recall_at_k(
+    scores: Float[np.ndarray, "queries items"], fits: Bool[np.ndarray, "queries items"], k: int
+) -> float:
+    """Mean of `expected_hits_at_k`; at most `oracle_recall_at_k`."""
+    return float(expected_hits_at_k(scores, fits, k).mean())
 
 
 def oracle_recall_at_k(fits: Bool[np.ndarray, "queries items"], k: int) -> float:
