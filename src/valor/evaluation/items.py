@@ -4,13 +4,14 @@ A metric's name is its path in the report, such as `retrieval/vision/text_to_med
 are kept by id. Their mean is the figure in the report.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
+from valor.evaluation.outputs import Outputs
 from valor.metrics.ranking import Ties
 
 Items: TypeAlias = dict[str, dict[str, float]]
@@ -27,16 +28,6 @@ def add_ranks(
     for k in (1, 5, 10):
         items[f"{name}/r{k}"] = dict(zip(ids, (ranks < k + 1).astype(float).tolist(), strict=True))
     items[f"{name}/mrr"] = dict(zip(ids, (1.0 / ranks).tolist(), strict=True))
-
-
-def numbered(ids: Sequence[str]) -> list[str]:
-    """Ids made unique: from the second of equal ids on, `#2` and so forth follows."""
-    seen: Counter[str] = Counter()
-    unique: list[str] = []
-    for id in ids:
-        seen[id] += 1
-        unique.append(id if seen[id] == 1 else f"{id}#{seen[id]}")
-    return unique
 
 
 def intervals(items: Items, *, seed: int = 0) -> dict[str, list[float]]:
@@ -82,6 +73,40 @@ def compare(first: Items, second: Items, *, seed: int = 0) -> dict[str, dict[str
             "left_out": len(first[name].keys() ^ second[name].keys()),
         }
     return {name: report[name] for name in sorted(report)}
+
+
+def worst(outputs: Outputs, items: Items, *, limit: int) -> dict[int, str]:
+    """Find the recordings that a model fails on most, by retrieval, captions and answers in turn.
+
+    Args:
+        outputs: What the model said.
+        items: The values of the same.
+        limit: How many recordings at most.
+
+    Returns:
+        What went wrong, by row of `outputs`.
+    """
+    rows = {record.id: row for row, record in enumerate(outputs.records)}
+    queues: list[list[tuple[float, int, str]]] = []
+    for name, word in (
+        ("retrieval/audiovisual/text_to_media/mrr", "Rank {:.0f} when its caption is searched."),
+        ("captioning/audiovisual/cider", "CIDEr of its audiovisual caption is {:.2f}."),
+        ("answering/audiovisual/accuracy", "A question is answered wrongly."),
+    ):
+        values = items.get(name, {})
+        limit_value = 10.0 if name.endswith("cider") else 1.0
+        failed = [
+            (value, rows[id.split("#")[0]], word.format(1 / value if "Rank" in word else value))
+            for id, value in values.items()
+            if value < limit_value and id.split("#")[0] in rows
+        ]
+        queues.append(sorted(failed))
+    found: dict[int, str] = {}
+    for turn in zip_longest(*queues):
+        for failure in turn:
+            if failure is not None and len(found) < limit:
+                found.setdefault(failure[1], failure[2])
+    return found
 
 
 def _by_id(values: Mapping[str, float]) -> Float[np.ndarray, " items"]:

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from valor.data.manifest import Question, Record
 from valor.errors import ManifestError, MediaError
-from valor.evaluation.items import numbered
 from valor.evaluation.meters import gather, share
+from valor.metrics.ranking import numbered
 from valor.types import MEDIA_GROUPS, Describer, Embedder, Embeddings, Modality, Segment
 
 _BATCH = 32

@@ -44,6 +44,8 @@ class Example:
     reference: str
     answers: list[tuple[str, str, str]]
     """Question, given answer, right answer."""
+    note: str = ""
+    """Why it is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ def write_report(
     *,
     curves: Sequence[Mapping[str, float]] = (),
     examples: Sequence[Example] = (),
+    failures: Sequence[Example] = (),
     searches: Sequence[SearchExample] = (),
     title: str = "VALOR report",
 ) -> None:
@@ -93,11 +96,12 @@ def write_report(
         report: As in report.json. What it does not hold is left out of the page.
         curves: The rows of metrics.jsonl.
         examples: Recordings to show.
+        failures: Recordings on which the model does worst.
         searches: Queries to show.
         title: Heading of the page.
     """
     sections = [_table_section(table) for table in _tables(report)]
-    sections += [_curves(curves), _searches(searches), _examples(examples)]
+    sections += [_curves(curves), _searches(searches), _examples(examples), _failures(failures)]
     sections += [_table_section(_missing(report["data"]["missing"]))]
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(_page(title, report, "".join(sections)), encoding="utf-8", newline="\n")
@@ -159,6 +163,13 @@ def _tables(report: Mapping[str, Any]) -> list[_Table]:
             "silent actor beside the sounding one, and in those with a sound from off screen.",
         ),
         _answering(report.get("answering", {})),
+        _by_group(
+            report.get("answering", {}),
+            "by_type",
+            title="Answers by type of question",
+            note="How many answers are right, by the type that the data gives a question.",
+        ),
+        _intervals(report.get("intervals", {})),
     ]
     return [table for table in tables if table.rows]
 
@@ -230,10 +241,31 @@ def _by_group(captioning: Mapping[str, Any], key: str, *, title: str, note: str)
     rates = {g: captioning[g][key] for g in _in_order(captioning) if key in captioning[g]}
     names = dict.fromkeys(name for group in rates.values() for name in group)
     rows = [
-        [name.replace("_", " "), *(percent(group.get(name)) for group in rates.values())]
+        [name.replace("_", " "), *(percent(_rate(group.get(name))) for group in rates.values())]
         for name in names
     ]
     return _Table(title=title, note=note, columns=["", *rates], rows=rows)
+
+
+def _rate(value: Any) -> float | None:
+    """A rate that stands alone, or beside its count."""
+    return value["accuracy"] if isinstance(value, dict) else value
+
+
+def _intervals(intervals: Mapping[str, Sequence[float]]) -> _Table:
+    shown = ("r1", "cider", "accuracy")
+    rows = [
+        [name.replace("_", " ").replace("/", ", "), percent(low), percent(high)]
+        for name, (low, high) in sorted(intervals.items())
+        if name.rpartition("/")[2] in shown
+    ]
+    return _Table(
+        title="How sure the figures are",
+        note="95 % confidence intervals by bootstrap over items: how much a figure would change "
+        "with another sample of recordings of the same kind. All of them are in report.json.",
+        columns=["Figure", "Low", "High"],
+        rows=rows,
+    )
 
 
 def _answering(answering: Mapping[str, Any]) -> _Table:
@@ -345,16 +377,22 @@ def _examples(examples: Sequence[Example]) -> str:
     return _section("Examples", note, "".join(map(_example, examples)))
 
 
+def _failures(failures: Sequence[Example]) -> str:
+    note = "Recordings on which the model does worst, by search, captions and answers in turn."
+    return _section("Failures", note, "".join(map(_example, failures)))
+
+
 def _example(example: Example) -> str:
     captions = "".join(
         f"<dt>{_name(group)}</dt><dd>{escape(example.captions[group]) or '-'}</dd>"
         for group in _in_order(example.captions)
     )
     answers = "".join(_answer(*answer) for answer in example.answers)
+    note = f"<p><b>{escape(example.note)}</b></p>\n" if example.note else ""
     return (
         f"<article>\n<div>{_player(example)}{_picture(example.spectrogram, 'image/png')}"
         f'<p class="quiet">{escape(Path(example.path).name)}</p></div>\n'
-        f"<div><dl><dt>Reference</dt><dd>{escape(example.reference)}</dd>{captions}</dl>\n"
+        f"<div>{note}<dl><dt>Reference</dt><dd>{escape(example.reference)}</dd>{captions}</dl>\n"
         f'<ul class="answers">{answers}</ul></div>\n</article>\n'
     )
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from valor.data.manifest import Record
-from valor.evaluation.items import TIES, Items, add_ranks, numbered
+from valor.evaluation.items import TIES, Items, add_ranks
 from valor.evaluation.outputs import EvaluatedModel, Outputs, collect, concatenate
 from valor.evaluation.pools import rank_pool, shared_rows
 from valor.metrics.answering import Accuracy, accuracy_by, exact_match
 from valor.metrics.captioning import caption_scores, language_report
+from valor.metrics.ranking import numbered
 from valor.metrics.retrieval import pair_report
 from valor.models.fusion import join, similarity
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
@@ -92,6 +93,23 @@ def caption_pool(
     )
 
 
+def query_pool(
+    model: EvaluatedModel,
+    outputs: Outputs,
+    group: Modality,
+    *,
+    captions_per_item: int | None = 1,
+) -> Pool | None:
+    """The `caption_pool` of a group's own captions; of audiovisual ones where it has none."""
+    for about in dict.fromkeys((group, AUDIOVISUAL)):
+        pool = caption_pool(
+            model, outputs, about=about, group=group, captions_per_item=captions_per_item
+        )
+        if pool is not None:
+            return pool
+    return None
+
+
 @dataclass(slots=True, kw_only=True)
 class Scores:
     """Similarity of captions with the media of the same records."""
@@ -139,11 +157,7 @@ def retrieval(
     """
     report: dict[str, Any] = {}
     for group in MEDIA_GROUPS:
-        pool = None
-        for about in dict.fromkeys((group, AUDIOVISUAL)):
-            pool = pool or caption_pool(
-                model, outputs, about=about, group=group, captions_per_item=captions_per_item
-            )
+        pool = query_pool(model, outputs, group, captions_per_item=captions_per_item)
         if pool is None:
             continue
         ranking = rank_pool(pool.words, pool.media, pool.owner)

@@ -148,7 +148,9 @@ def score_answers(
     if all(types):
         by_type = accuracy_by([str(kind) for kind in types], scores)
         order = [*protocol.types, *by_type]
-        report["by_type"] = {kind: by_type[kind] for kind in dict.fromkeys(order) if kind in by_type}
+        report["by_type"] = {
+            kind: by_type[kind] for kind in dict.fromkeys(order) if kind in by_type
+        }
         report["by_group"] = {
             name: Accuracy.of(own).compute()
             for name, kinds in protocol.groups.items()

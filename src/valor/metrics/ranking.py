@@ -5,6 +5,8 @@ foreign items score higher, and how many score the same. These add up over block
 give every retrieval metric.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,6 +102,16 @@ class PairRanking:
         order = np.lexsort((foreign, self.owner))
         cuts = np.flatnonzero(np.diff(self.owner[order])) + 1
         return [part + np.arange(len(part)) for part in np.split(foreign[order], cuts)]
+
+
+def numbered(ids: Sequence[str]) -> list[str]:
+    """Ids made unique: from the second of equal ids on, `#2` and so forth follows."""
+    seen: Counter[str] = Counter()
+    unique: list[str] = []
+    for id in ids:
+        seen[id] += 1
+        unique.append(id if seen[id] == 1 else f"{id}#{seen[id]}")
+    return unique
 
 
 def average_precision(positions: Float[np.ndarray, " matches"]) -> float:
