@@ -94,11 +94,12 @@ def worst(outputs: Outputs, items: Items, *, limit: int) -> dict[int, str]:
         ("answering/audiovisual/accuracy", "A question is answered wrongly."),
     ):
         values = items.get(name, {})
-        limit_value = 10.0 if name.endswith("cider") else 1.0
+        best = 10.0 if name.endswith("cider") else 1.0
         failed = [
-            (value, rows[id.split("#")[0]], word.format(1 / value if "Rank" in word else value))
+            (value, rows[owner], word.format(1 / value if "Rank" in word else value))
             for id, value in values.items()
-            if value < limit_value and id.split("#")[0] in rows
+            for owner in [id if id in rows else id.rpartition("#")[0]]
+            if value < best
         ]
         queues.append(sorted(failed))
     found: dict[int, str] = {}

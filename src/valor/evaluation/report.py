@@ -103,21 +103,75 @@ def write_report(
     sections = [_table_section(table) for table in _tables(report)]
     sections += [_curves(curves), _searches(searches), _examples(examples), _failures(failures)]
     sections += [_table_section(_missing(report["data"]["missing"]))]
+    small = _words(report.get("protocol", {}), " · ")
+    write_page(path, title, _sentence(report), small, "".join(sections))
+
+
+def comparison_table(comparisons: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write comparisons with one model as plain text."""
+    return "\n\n".join(f"{t.title}\n{_plain_text(t)}" for t in _comparisons(comparisons))
+
+
+def write_comparison(path: Path, comparisons: Mapping[str, Mapping[str, Any]], first: str) -> None:
+    """Write a page of comparisons; `path` is replaced only when all of it is written.
+
+    Args:
+        path: The HTML file.
+        comparisons: What `items.compare` found, by name of the other model.
+        first: Name of the model that they are compared with.
+    """
+    body = "".join(_table_section(table) for table in _comparisons(comparisons))
+    sentence = f"Each model is compared with {first}, item by item on the same data."
+    write_page(path, "VALOR comparison", sentence, "", body)
+
+
+def _comparisons(comparisons: Mapping[str, Mapping[str, Any]]) -> list[_Table]:
+    def row(name: str, found: Mapping[str, Any]) -> list[str]:
+        low, high = found["interval"]
+        return [
+            name.replace("/", ", ").replace("_", " "),
+            *(percent(found[key]) for key in ("first", "second")),
+            *(f"{100 * value:+.1f}" for value in (found["difference"], low, high)),
+            f"{found['p']:.4f}",
+            str(found["num"]),
+        ]
+
+    return [
+        _Table(
+            title=name,
+            note="Difference with its 95 % interval by paired bootstrap over items; p of a paired "
+            "sign-flip test, two-sided, not corrected for the number of rows. Times 100.",
+            columns=["Figure", "First", "This", "Difference", "Low", "High", "p", "Items"],
+            rows=[row(metric, found) for metric, found in metrics.items()],
+        )
+        for name, metrics in comparisons.items()
+    ]
+
+
+def write_page(path: Path, title: str, sentence: str, small: str, body: str) -> None:
+    """Write a page in the style of all; it is replaced only when all of it is written.
+
+    Args:
+        path: The HTML file.
+        title: Its heading.
+        sentence: What it shows.
+        small: One more line.
+        body: HTML.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(_page(title, report, "".join(sections)), encoding="utf-8", newline="\n")
+    partial.write_text(_page(title, sentence, small, body), encoding="utf-8", newline="\n")
     partial.replace(path)
 
 
-def _page(title: str, report: Mapping[str, Any], body: str) -> str:
+def _page(title: str, sentence: str, small: str, body: str) -> str:
     style = files("valor.evaluation").joinpath("report.css").read_text(encoding="utf-8")
-    protocol = _words(report.get("protocol", {}), " · ")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<header>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{escape(_sentence(report))}</p>\n"
-        f'<p class="quiet">{escape(protocol)}</p>\n</header>\n{body}</body>\n</html>\n'
+        f"<h1>{escape(title)}</h1>\n<p>{escape(sentence)}</p>\n"
+        f'<p class="quiet">{escape(small)}</p>\n</header>\n{body}</body>\n</html>\n'
     )
 
 
