@@ -5,7 +5,7 @@ one process bit for bit, given the same vectors and texts, and no record is padd
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ Part = TypeVar("Part")
 
 
 @contextmanager
-def process_group() -> Iterator[bool]:
+def process_group() -> Generator[bool]:
     """Join the processes that `torchrun` has started, if it has.
 
     Yields:
@@ -43,7 +43,7 @@ def gather(part: Part) -> list[Part]:
     if num_processes == 1:
         return [part]
     parts: list[Any] = [None] * num_processes
-    dist.all_gather_object(parts, part)
+    dist.all_gather_object(parts, part)  # pyright: ignore[reportUnknownMemberType]
     return parts
 
 

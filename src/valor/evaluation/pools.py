@@ -143,6 +143,7 @@ def best_items(
     return values, places
 
 
-def shared_rows(*parts: Embeddings) -> Int[torch.Tensor, " rows"]:
+def shared_rows(*parts: Embeddings) -> list[int]:
     """The rows that are present in all parts."""
-    return torch.stack([part.present for part in parts]).all(dim=0).nonzero().flatten()
+    present = torch.stack([part.present for part in parts]).all(dim=0)
+    return [row for row, is_present in enumerate(present) if bool(is_present)]

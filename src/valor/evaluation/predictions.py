@@ -52,8 +52,8 @@ def write_predictions(folder: Path, model: EvaluatedModel, outputs: Outputs) -> 
         ids = [outputs.records[row].id for row in pool.rows]
         scores, items = best_items(pool.words, pool.media, _RUN_LENGTH)
         path = folder / f"retrieval.{group.label}.trec"
-        queries = numbered([ids[item] for item in pool.owner])
-        found = [[ids[item] for item in row] for row in items]
+        queries = numbered([ids[item] for item in map(int, pool.owner)])
+        found = [[ids[int(item)] for item in row] for row in items]
         write_run(path, queries, found, scores, name=model.fingerprint)
         files.append(path)
     return files

@@ -303,7 +303,7 @@ def _by_group(captioning: Mapping[str, Any], key: str, *, title: str, note: str)
 
 def _rate(value: Any) -> float | None:
     """A rate that stands alone, or beside its count."""
-    return value["accuracy"] if isinstance(value, dict) else value
+    return value["accuracy"] if isinstance(value, dict) else value  # pyright: ignore
 
 
 def _intervals(intervals: Mapping[str, Sequence[float]]) -> _Table:

@@ -71,7 +71,7 @@ def caption_pool(
     """
     if not isinstance(model, Embedder) or any(single not in outputs.media for single in group):
         return None
-    present = shared_rows(*(outputs.media[single] for single in group)).tolist()
+    present = shared_rows(*(outputs.media[single] for single in group))
     texts_of = {
         row: [c.text for c in outputs.records[row].captions if c.about == about] for row in present
     }
@@ -164,7 +164,7 @@ def retrieval(
         report[group.label] = {**pair_report(ranking), "chance_r1": 1 / len(pool.rows)}
         if items is not None:
             ids = [outputs.records[row].id for row in pool.rows]
-            queries = numbered([ids[item] for item in pool.owner])
+            queries = numbered([ids[item] for item in map(int, pool.owner)])
             name = f"retrieval/{group.label}"
             add_ranks(items, f"{name}/text_to_media", queries, ranking.text_positions(TIES))
             best = np.array([positions[0] for positions in ranking.media_positions(TIES)])
@@ -198,8 +198,9 @@ def pairs(
         rows = shared_rows(*(known[single] for single in query | item))
         if len(rows) < 2:
             continue
-        sides = [join(known, group).select(rows) for group in (query, item)]
-        both = pair_report(rank_pool(*sides))
+        index = torch.tensor(rows)
+        queries, items = (join(known, group).select(index) for group in (query, item))
+        both = pair_report(rank_pool(queries, items))
         report[f"{query.label}_to_{item.label}"] = both["text_to_media"]
         report[f"{item.label}_to_{query.label}"] = both["media_to_text"]
     return report

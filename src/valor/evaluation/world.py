@@ -97,10 +97,10 @@ def add_truth(
             if about == group:
                 ids = [outputs.records[row].id for row in scores.rows]
                 hits = _correct(report["retrieval"][group.label], scores, fits)
-                for name, values in hits.items() if items is not None else ():
-                    items[f"retrieval/{group.label}/{name}"] = dict(
-                        zip(ids, values.tolist(), strict=True)
-                    )
+                if items is not None:
+                    for name, values in hits.items():
+                        own = dict(zip(ids, values.tolist(), strict=True))
+                        items[f"retrieval/{group.label}/{name}"] = own
     report["by_caption"] = by_caption
     for group, captions in outputs.captions.items():
         if group.label in report["captioning"]:
