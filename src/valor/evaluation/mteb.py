@@ -17,7 +17,7 @@ import torch
 from valor.errors import MediaError
 from valor.inference import load
 from valor.media.audio import is_silent
-from valor.media.segments import frame_times
+from valor.media.segments import DecodePlan, frame_times
 from valor.models.fusion import join, pooled
 from valor.types import Embedder, Embeddings, Modality, Segment
 
@@ -68,7 +68,7 @@ class MtebEncoder:
 
         Args:
             inputs: A loader of MTEB; its batches hold `text`, or `video` and `audio`.
-            task: What MTEB says of the task; not needed.
+            **task: What MTEB says of the task; not needed.
 
         Returns:
             Unit vectors of shape (items, embed).
@@ -102,20 +102,20 @@ class MtebEncoder:
 
     def _segment(self, video: Any, sound: Any) -> Segment:
         """What MTEB gives of one item, as the model wants it."""
-        plan: Any = self._model.processor.plan  # pyright: ignore
+        model: Any = self._model
+        plan: DecodePlan = model.processor.plan
         frames = times = waveform = None
-        if video is not None:
-            frames, times = _frames(video, plan)
+        length_s = self._model.segment_s
         if sound is not None:
-            waveform = _resampled(
-                np.asarray(sound["array"], dtype=np.float32),
-                sound["sampling_rate"],
-                plan.sample_rate_hz,
-            )
+            samples = np.asarray(sound["array"], dtype=np.float32)
+            waveform = _resampled(samples, int(sound["sampling_rate"]), plan.sample_rate_hz)
+            length_s = len(waveform) / plan.sample_rate_hz
+        if video is not None:
+            frames, times = _frames(video, plan, length_s)
         return Segment(
             path="mteb",
             start_s=0.0,
-            end_s=len(waveform) / plan.sample_rate_hz if waveform is not None else 0.0,
+            end_s=length_s,
             frames=frames,
             frame_times_s=times,
             waveform=waveform,
@@ -129,17 +129,17 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
-def _frames(video: Any, plan: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The frames that the plan asks for, of a torchcodec decoder or of all frames at equal rate."""
+def _frames(video: Any, plan: DecodePlan, length_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """The frames that the plan asks for, of a torchcodec decoder or of frames at an equal rate."""
     if hasattr(video, "get_frames_played_at"):
         length_s = float(video.metadata.duration_seconds)
         times = np.clip(frame_times(0.0, length_s, plan), 0.0, np.nextafter(length_s, 0.0))
         pixels = video.get_frames_played_at(times.tolist()).data
     else:
-        pixels = torch.as_tensor(video)
-        # Without a rate, positions in the video stand for times.
-        times = frame_times(0.0, 1.0, plan)
-        index = (torch.from_numpy(times) * len(pixels)).long().clamp(0, len(pixels) - 1)
+        pixels = torch.as_tensor(video, dtype=torch.uint8)
+        times = frame_times(0.0, length_s, plan)
+        index = (torch.tensor(times) / length_s * len(pixels)).long()
+        index = index.clamp(0, len(pixels) - 1)
         pixels = pixels[index]
     return pixels.permute(0, 2, 3, 1).contiguous().numpy(), times
 

@@ -95,12 +95,10 @@ def add_truth(
             r1 = expected_recall_at_k(scores.matrix, fits, 1)
             by_caption.setdefault(about.label, {})[group.label] = r1
             if about == group:
-                ids = [outputs.records[row].id for row in scores.rows]
                 hits = _correct(report["retrieval"][group.label], scores, fits)
                 if items is not None:
-                    for name, values in hits.items():
-                        own = dict(zip(ids, values.tolist(), strict=True))
-                        items[f"retrieval/{group.label}/{name}"] = own
+                    ids = [outputs.records[row].id for row in scores.rows]
+                    _keep(items, f"retrieval/{group.label}", ids, hits)
     report["by_caption"] = by_caption
     for group, captions in outputs.captions.items():
         if group.label in report["captioning"]:
@@ -134,6 +132,11 @@ def _correct(retrieval: dict[str, Any], scores: Scores, fits: np.ndarray) -> dic
     for k in (1, 5, 10):
         retrieval[f"oracle_r{k}"] = oracle_recall_at_k(fits, k)
     return values
+
+
+def _keep(items: Items, name: str, ids: Sequence[str], values: dict[str, np.ndarray]) -> None:
+    for metric, own in values.items():
+        items[f"{name}/{metric}"] = dict(zip(ids, own.tolist(), strict=True))
 
 
 def caption_truth(

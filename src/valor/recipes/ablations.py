@@ -165,7 +165,10 @@ class Ablation:
     report: Report = silent
 
     def run(self) -> str:
-        """Run what is not done yet; returns the table, which `out/STUDY.md` holds too.
+        """Run what is not done yet.
+
+        Returns:
+            The table, which `out/STUDY.md` holds too.
 
         Raises:
             UsageError: If there is no such study.
