@@ -61,6 +61,7 @@ def test_answers_are_scored_by_type(tmp_path: Path, capsys: pytest.CaptureFixtur
         *("answers", "--predictions", predictions),
         *("--answers", write(tmp_path / "a.json", answers)),
     )
+    assert found.pop("items") == {"1": 1, "2": 1, "3": 0}
     assert found == {
         "accuracy": pytest.approx(2 / 3),
         "num": 3,
@@ -81,7 +82,57 @@ def test_ten_annotators_give_the_soft_accuracy(
         *("answers", "--predictions", write(tmp_path / "p.json", {"7": "yes"})),
         *("--answers", write(tmp_path / "a.json", {"annotations": annotations})),
     )
+    del found["items"]
     assert found == {"accuracy": 1.0, "num": 1, "soft_accuracy": pytest.approx(0.6)}
+
+
+def test_music_questions_are_read_as_their_authors_wrote_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"video_id": "1", "question_id": 5, "type": '["Audio", "Counting"]', "anser": "one"}
+    gone = {**row, "question_id": 6, "question_deleted": 1}
+    found = report(
+        capsys,
+        *("answers", "--candidates", write(tmp_path / "p.json", [row | {"answer": "one"}, row])),
+        *("--references", write(tmp_path / "a.json", [row, row, gone])),
+        *("--protocol", "music-avqa", "--vocabulary", write(tmp_path / "v.json", ["two"])),
+    )
+    assert found["items"] == {"5": 1, "5#2": 1}
+    assert found["by_type"] == {"audio counting": {"accuracy": 1, "num": 2}}
+    assert found["closed_set"] == {"num": 0, "reachable": 0, "outside": 1}
+
+
+def length(captions: list[str], references: list[list[str]]) -> list[int]:
+    return [len(text) for text in captions]
+
+
+def test_a_judge_of_ones_own_and_what_is_absent_stand_beside_the_metrics(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "c.json", CAPTIONS)
+    found = report(
+        capsys,
+        *("captions", "--candidates", path, "--references", path),
+        *("--judge", f"{__name__}:length"),
+    )
+    lengths = {id: len(text) for id, text in CAPTIONS.items()}
+    assert {id: row["length"] for id, row in found["items"].items()} == lengths
+    assert found["corpus"]["length"] == sum(lengths.values()) / 2
+    assert found["absent"].keys() == {"meteor", "spice"}
+    assert "meteor" not in found["corpus"]
+
+
+def test_runs_and_the_dual_softmax_are_written_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scores.npy"
+    np.save(path, np.array([[0.9, 0.8], [0.95, 0.1]]))
+    run = tmp_path / "run.trec"
+    arguments = ("retrieval", "--scores", str(path), "--dual-softmax", "20", "--trec", str(run))
+    found = report(capsys, *arguments)
+    assert found["dual_softmax"]["uses_whole_query_set"] is True
+    assert found["text_to_media"].keys() == found["dual_softmax"]["text_to_media"].keys()
+    assert run.read_text().splitlines()[0] == "text0 Q0 media0 1 0.9 valor"
 
 
 def test_without_json_the_same_numbers_are_a_table(

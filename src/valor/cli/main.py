@@ -14,6 +14,8 @@ VERBS = {
     "train": "run a recipe; the same command again goes on where it stopped",
     "report": "training runs side by side on one page",
     "evaluate": "retrieval, captioning and answering by group of modalities",
+    "compare": "models on the same data, with significance, item by item",
+    "ablate": "the paper's ablations on the rendered world, and what agrees",
     "caption": "describe files by what is seen and heard",
     "masks": "decide what every pixel of a video shows",
     "ask": "answer a question about a file",

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     arguments = parse(Arguments, argv, verb="report")
     from valor.config import parse_json
-    from valor.evaluation.report import TrainedRun, write_comparison
+    from valor.evaluation.comparison import TrainedRun, write_run_comparison
     from valor.training.monitor import read_metrics
 
     if not arguments.runs:
@@ -40,6 +40,6 @@ def main(argv: Sequence[str]) -> int:
         settings = parse_json(config.read_bytes(), str(config))
         runs[str(folder)] = TrainedRun(curves=read_metrics(metrics), config=settings)
     out = arguments.out or arguments.runs[0] / "runs.html"
-    write_comparison(out, runs)
+    write_run_comparison(out, runs)
     print(json.dumps({"report": str(out)}) if arguments.json else f"report in {out}")
     return 0

@@ -8,19 +8,32 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from valor.cli.arguments import Json, parse_kind
+from valor.cli.score_files import (
+    check_ids,
+    read_answers,
+    read_captions,
+    read_matrix,
+    read_vocabulary,
+    single,
+)
 from valor.errors import ValorError
-from valor.metrics import answering, captioning, retrieval
+from valor.metrics import captioning, retrieval
+from valor.metrics.answer_protocols import (
+    AnsweredQuestion,
+    find_answer_protocol,
+    score_answers,
+)
+from valor.metrics.java import java_scores
+from valor.metrics.trec import write_run
 
-_ID_FIELDS = ("image_id", "video_id", "question_id", "id")
-_CAPTION_FIELDS = ("caption", "captions", "desc")
-_ANSWER_FIELDS = ("answer", "answers")
-_TYPE_FIELDS = ("type", "question_type")
-_VQA_ANNOTATORS = 10
+_SOFT = 10
+"""Answers of every question where they are those of VQA's annotators."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,28 +44,55 @@ class Captions:
     """JSON: {id: caption}, or a list of {"image_id" or "video_id", "caption"} (COCO results)."""
     references: Path
     """JSON: {id: [captions]}, or COCO annotations, or a list of the same records."""
+    java: bool = False
+    """METEOR and SPICE too, by Java and the package pycocoevalcap; absent without them."""
+    judge: tuple[str, ...] = ()
+    """More scores: package.module:function of (captions, references of each), one number each."""
     as_json: Json = False
     """Print JSON on stdout."""
 
     def score(self) -> dict[str, Any]:
-        """Compute the report over the corpus."""
+        """Compute the report over the corpus and each caption's own scores."""
         candidates = {
-            id: _single(texts, f"{self.candidates}: {id}")
-            for id, texts in _read_texts(self.candidates, _CAPTION_FIELDS).items()
+            id: single(texts, f"{self.candidates}: {id}")
+            for id, texts in read_captions(self.candidates).items()
         }
-        references = _read_texts(self.references, _CAPTION_FIELDS)
-        _check_ids(candidates, references, self.candidates, self.references)
+        references = read_captions(self.references)
+        check_ids(candidates, references, self.candidates, self.references)
         ids = sorted(candidates)
-        texts = [candidates[id] for id in ids]
+        texts, truths = [candidates[id] for id in ids], [references[id] for id in ids]
+        scores = captioning.caption_scores(texts, truths)
+        by_item = {**scores.by_item, **self._judged(texts, truths)}
+        corpus = {name: float(values.mean()) for name, values in by_item.items()} | scores.corpus
+        absent = dict.fromkeys(("meteor", "spice"), "not asked for; use --java")
+        if self.java:
+            java = java_scores(texts, truths)
+            absent, by_item, corpus = java.absent, by_item | java.by_item, corpus | java.corpus
         return {
-            "corpus": captioning.caption_report(texts, [references[id] for id in ids]),
+            "corpus": corpus,
             "language": captioning.language_report(texts),
+            "absent": absent,
+            "items": {
+                id: {name: float(values[row]) for name, values in by_item.items()}
+                for row, id in enumerate(ids)
+            },
         }
+
+    def _judged(self, texts: list[str], truths: list[list[str]]) -> dict[str, np.ndarray]:
+        judged: dict[str, np.ndarray] = {}
+        for name in self.judge:
+            from valor.recipes import find_function
+
+            values = np.asarray(find_function(name)(texts, truths), dtype=float)
+            if values.shape != (len(texts),):
+                raise ValorError(f"{name} gave {values.shape} scores for {len(texts)} captions")
+            judged[name.rpartition(":")[2]] = values
+        return judged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval:
-    """Recall, ranks and MRR of a score matrix, in both directions."""
+    """Recall, ranks, MRR, mAP and nDCG of a score matrix, in both directions."""
 
     scores: Path
     """A .npy matrix: a row for each text, a column for each media item, higher is better."""
@@ -60,51 +100,82 @@ class Retrieval:
     """Texts of each item; they follow each other in the rows."""
     ties: retrieval.Ties = "pessimistic"
     """Where the match stands among equal scores."""
+    dual_softmax: float | None = None
+    """Also score after a dual softmax with this factor, such as 100, which looks at all queries."""
+    trec: Path | None = None
+    """Write the best 100 items of each text as a TREC run; ids are `text0` and `media0`."""
     as_json: Json = False
     """Print JSON on stdout."""
 
     def score(self) -> dict[str, Any]:
         """Compute the report of both directions."""
-        scores = _read_matrix(self.scores)
+        scores = read_matrix(self.scores)
         try:
-            return retrieval.retrieval_report(
-                scores, captions_per_item=self.captions_per_item, ties=self.ties
-            )
+            report = self._report(scores)
         except ValorError as error:
             raise ValorError(f"{self.scores}: {error}") from None
+        if self.trec:
+            items = np.argsort(-scores, axis=1, kind="stable")[:, :100]
+            write_run(
+                self.trec,
+                [f"text{row}" for row in range(len(scores))],
+                [[f"media{item}" for item in row] for row in items],
+                np.take_along_axis(scores, items, axis=1),
+            )
+        return report
+
+    def _report(self, scores: np.ndarray) -> dict[str, Any]:
+        settings = {"captions_per_item": self.captions_per_item, "ties": self.ties}
+        report: dict[str, Any] = retrieval.retrieval_report(scores, **settings)
+        if self.dual_softmax is not None:
+            texts, media = (
+                retrieval.dual_softmax(matrix, self.dual_softmax) for matrix in (scores, scores.T)
+            )
+            report["dual_softmax"] = {
+                "uses_whole_query_set": True,
+                "text_to_media": retrieval.retrieval_report(texts, **settings)["text_to_media"],
+                "media_to_text": retrieval.retrieval_report(media.T, **settings)["media_to_text"],
+            }
+        return report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """Accuracy of short answers; soft VQA accuracy too, where every question has ten answers."""
+    """Accuracy of short answers in all, by type of question, and as each set counts it."""
 
-    predictions: Path
+    candidates: Annotated[Path, tyro.conf.arg(aliases=("--predictions",))]
     """JSON: {id: answer}, or a list of {"question_id", "answer"} (VQA results)."""
-    answers: Path
+    references: Annotated[Path, tyro.conf.arg(aliases=("--answers",))]
     """JSON: {id: answer or [answers]}, or VQA annotations, or a list of the same records."""
+    protocol: str = "exact"
+    """exact, vqa-v2, music-avqa, activitynet-qa, msrvtt-qa, msvd-qa or tgif-qa."""
+    vocabulary: Path | None = None
+    """JSON list of the answers that a closed model can give: says what it can reach."""
     as_json: Json = False
     """Print JSON on stdout."""
 
     def score(self) -> dict[str, Any]:
         """Compute accuracies over all questions, and by type where the answers name one."""
-        predictions = {
-            id: _single(texts, f"{self.predictions}: {id}")
-            for id, texts in _read_texts(self.predictions, _ANSWER_FIELDS).items()
-        }
-        answers = _read_texts(self.answers, _ANSWER_FIELDS)
-        _check_ids(predictions, answers, self.predictions, self.answers)
-        correct = {id: answering.exact_match(text, answers[id]) for id, text in predictions.items()}
-        report: dict[str, Any] = answering.Accuracy.of(correct.values()).compute()
-        if all(len(texts) == _VQA_ANNOTATORS for texts in answers.values()):
-            soft = [answering.soft_accuracy(text, answers[id]) for id, text in predictions.items()]
-            report["soft_accuracy"] = answering.Accuracy.of(soft).compute()["accuracy"]
-        types = _read_types(self.answers)
-        if types:
-            typed = sorted(types.keys() & correct.keys())
-            report["by_type"] = answering.accuracy_by(
-                [types[id] for id in typed], [correct[id] for id in typed]
+        protocol = find_answer_protocol(self.protocol)
+        predictions = read_answers(self.candidates)
+        answers = read_answers(self.references)
+        check_ids(predictions, answers, self.candidates, self.references)
+        ids = sorted(answers)
+        questions = [
+            AnsweredQuestion(
+                prediction=single(predictions[id].texts, f"{self.candidates}: {id}"),
+                answers=answers[id].texts,
+                type=answers[id].type,
+                question=answers[id].question,
             )
-        return report
+            for id in ids
+        ]
+        vocabulary = read_vocabulary(self.vocabulary) if self.vocabulary else None
+        report, scores = score_answers(questions, protocol, vocabulary=vocabulary)
+        if self.protocol == "exact" and all(len(q.answers) == _SOFT for q in questions):
+            soft = score_answers(questions, find_answer_protocol("vqa-v2"))[0]
+            report["soft_accuracy"] = soft["accuracy"]
+        return {**report, "items": dict(zip(ids, scores, strict=True))}
 
 
 _KINDS = {"captions": Captions, "retrieval": Retrieval, "answers": Answers}
@@ -126,6 +197,8 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parse_kind(_KINDS, argv, verb="score")
     report = arguments.score()
+    if not arguments.as_json:
+        report.pop("items", None)  # By id, too many for a table.
     print(json.dumps(report, indent=2) if arguments.as_json else _table(report))
     return 0
 
@@ -140,104 +213,3 @@ def _table(report: Mapping[str, Any], indent: str = "") -> str:
             number = f"{value:.4f}" if isinstance(value, float) else str(value)
             lines.append(f"{indent}{name:<{24 - len(indent)}}{number:>10}")
     return "\n".join(lines)
-
-
-def _read_matrix(path: Path) -> np.ndarray:
-    try:
-        scores = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValorError(f"{path}: not a readable .npy array ({error})") from None
-    if not isinstance(scores, np.ndarray) or scores.ndim != 2:
-        shape = getattr(scores, "shape", "an archive")
-        raise ValorError(f"{path}: expected a matrix (texts, media), got {shape}")
-    if scores.dtype.kind not in "fiu":
-        raise ValorError(f"{path}: expected real numbers, got {scores.dtype}")
-    return scores.astype(np.float64)
-
-
-def _read_json(path: Path) -> object:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValorError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ValorError(f"{path}: not JSON ({error})") from None
-    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        return content["annotations"]
-    return content
-
-
-def _read_texts(path: Path, fields: tuple[str, ...]) -> dict[str, list[str]]:
-    """Read texts by id from any of the accepted layouts."""
-    content = _read_json(path)
-    texts: dict[str, list[str]] = {}
-    if isinstance(content, dict):
-        for id, value in content.items():
-            texts[id] = _texts(value, f"{path}: {id}")
-    elif isinstance(content, list):
-        for index, record in enumerate(content):
-            where = f"{path}: record {index}"
-            id = str(_field(record, _ID_FIELDS, where))
-            texts.setdefault(id, []).extend(_texts(_field(record, fields, where), where))
-    else:
-        raise ValorError(f"{path}: expected an object or a list, got {type(content).__name__}")
-    if not texts:
-        raise ValorError(f"{path}: no record")
-    return texts
-
-
-def _read_types(path: Path) -> dict[str, str]:
-    """Read the question type by id; empty for a layout without types."""
-    content = _read_json(path)
-    records = content if isinstance(content, list) else []
-    return {
-        str(_field(record, _ID_FIELDS, str(path))): str(record[name])
-        for record in records
-        for name in _TYPE_FIELDS
-        if name in record
-    }
-
-
-def _field(record: object, names: tuple[str, ...], where: str) -> object:
-    if not isinstance(record, dict):
-        raise ValorError(f"{where}: expected an object, got {type(record).__name__}")
-    for name in names:
-        if name in record:
-            return record[name]
-    raise ValorError(f"{where}: no field {' or '.join(map(repr, names))}")
-
-
-def _texts(value: object, where: str) -> list[str]:
-    """Read one text or several; an annotator's record holds its text in `answer` or `caption`."""
-    texts: list[str] = []
-    for entry in value if isinstance(value, list) else [value]:
-        text = _field(entry, ("answer", "caption"), where) if isinstance(entry, dict) else entry
-        if not isinstance(text, str):
-            raise ValorError(f"{where}: expected a text, got {text!r}")
-        texts.append(text)
-    if not texts:
-        raise ValorError(f"{where}: expected at least one text, got none")
-    return texts
-
-
-def _single(texts: list[str], where: str) -> str:
-    if len(texts) != 1:
-        raise ValorError(f"{where}: expected one text, got {len(texts)}")
-    return texts[0]
-
-
-def _check_ids(
-    predicted: Mapping[str, Any], expected: Mapping[str, Any], predictions: Path, truth: Path
-) -> None:
-    """Refuse predictions that are not of exactly the ids of the truth."""
-    missing = sorted(expected.keys() - predicted.keys())
-    if missing:
-        raise ValorError(
-            f"{predictions}: {len(missing)} of the {len(expected)} ids of {truth} are missing, "
-            f"the first is {missing[0]!r}"
-        )
-    unknown = sorted(predicted.keys() - expected.keys())
-    if unknown:
-        raise ValorError(
-            f"{predictions}: {len(unknown)} ids are not in {truth}, the first is {unknown[0]!r}"
-        )

@@ -4,33 +4,34 @@ Both show the same tables, so that they cannot disagree; rates are written in pe
 charts, learning curves and examples. Equal input gives equal bytes. Its style is in `report.css`.
 """
 
-import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from statistics import fmean
 from textwrap import fill
 from typing import Any
 
-from valor.config import by_path
-from valor.evaluation.charts import bar_chart, line_charts, percent, run_chart
+from valor.evaluation.charts import bar_chart, line_charts, percent
+from valor.evaluation.pages import (
+    GROUPS,
+    Table,
+    group_name,
+    plain_text,
+    section,
+    table_section,
+    write_page,
+)
 from valor.metrics.answering import exact_match
-from valor.types import MEDIA_GROUPS
 
-_TERMS = ("align/", "caption/", "answer/")
 _MAX_EMBEDDED_BYTES = 2_000_000
 _WIDTH = 100
 """Characters in a line of the plain text."""
-_GROUPS = [group.label for group in MEDIA_GROUPS]
-_ORDER = {label: place for place, label in enumerate([*_GROUPS, "both"])}
+_ORDER = {label: place for place, label in enumerate([*GROUPS, "both"])}
 _PLAYABLE = {
     **{".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".wav": "audio/wav"},
     **{".mp3": "audio/mpeg", ".flac": "audio/flac", ".ogg": "audio/ogg", ".m4a": "audio/mp4"},
 }
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Example:
     reference: str
     answers: list[tuple[str, str, str]]
     """Question, given answer, right answer."""
+    note: str = ""
+    """Why it is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,32 +65,10 @@ class SearchExample:
     """Path, start and end in seconds, score, score by modality, JPEG thumbnail."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedRun:
-    """What a run folder tells."""
-
-    curves: Sequence[Mapping[str, float]]
-    """The rows of metrics.jsonl."""
-    config: Mapping[str, Any]
-    """Of config.json."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Table:
-    title: str
-    note: str
-    columns: list[str]
-    rows: list[list[str]]
-    num_names: int = 1
-    """The first columns, which name the row; all others are figures."""
-    picture: str = ""
-    """HTML to show above."""
-
-
 def summary_table(report: Mapping[str, Any]) -> str:
     """Write the figures of a report.json as plain text, in lines of at most 100 characters."""
     parts = [fill(f"{_sentence(report)} Rates are in percent.", _WIDTH)]
-    parts += [f"{table.title}\n{_plain_text(table)}" for table in _tables(report)]
+    parts += [f"{table.title}\n{plain_text(table)}" for table in _tables(report)]
     return "\n\n".join(parts)
 
 
@@ -97,6 +78,7 @@ def write_report(
     *,
     curves: Sequence[Mapping[str, float]] = (),
     examples: Sequence[Example] = (),
+    failures: Sequence[Example] = (),
     searches: Sequence[SearchExample] = (),
     title: str = "VALOR report",
 ) -> None:
@@ -107,83 +89,15 @@ def write_report(
         report: As in report.json. What it does not hold is left out of the page.
         curves: The rows of metrics.jsonl.
         examples: Recordings to show.
+        failures: Recordings on which the model does worst.
         searches: Queries to show.
         title: Heading of the page.
     """
-    sections = [_table_section(table) for table in _tables(report)]
-    sections += [_curves(curves), _searches(searches), _examples(examples)]
-    sections += [_table_section(_missing(report["data"]["missing"]))]
+    sections = [table_section(table) for table in _tables(report)]
+    sections += [_curves(curves), _searches(searches), _examples(examples), _failures(failures)]
+    sections += [table_section(_missing(report["data"]["missing"]))]
     protocol = _words(report.get("protocol", {}), " · ")
-    _write_page(path, title, [_sentence(report), protocol], "".join(sections))
-
-
-def write_comparison(path: Path, runs: Mapping[str, TrainedRun]) -> None:
-    """Write a page that shows runs side by side: last losses, what differs in them, and curves.
-
-    Args:
-        path: The HTML file, replaced only when all of it is written.
-        runs: By what to call them.
-    """
-    names = dict.fromkeys(name for run in runs.values() for row in run.curves for name in row)
-    losses = [name for name in names if name == "loss" or name.startswith(_TERMS)]
-    others = [name for name in names if name not in (*losses, "step", "elapsed_s")]
-    curves = {label: run.curves for label, run in runs.items()}
-    sections = [_table_section(_last_losses(runs, losses)), _table_section(_settings(runs))]
-    for title, note, shown in (
-        ("Losses", "Of every training term; lower is better.", losses),
-        ("Other figures", "Among them the norm of the gradient by part of the model.", others),
-    ):
-        charts = "".join(run_chart(curves, name) for name in shown)
-        sections.append(_section(title, note, charts and f'<div class="charts">{charts}</div>\n'))
-    _write_page(path, "Training runs", [", ".join(runs)], "".join(sections))
-
-
-def _last_losses(runs: Mapping[str, TrainedRun], losses: Sequence[str]) -> _Table:
-    rows: list[list[str]] = []
-    for label, run in runs.items():
-        tail = run.curves[-max(1, len(run.curves) // 10) :]
-        minutes = f"{run.curves[-1]['elapsed_s'] / 60:.1f}" if run.curves else "-"
-        cells = [label, str(len(run.curves)), minutes]
-        for name in losses:
-            found = [row[name] for row in tail if math.isfinite(row.get(name, math.nan))]
-            cells.append(f"{fmean(found):.3f}" if found else "-")
-        rows.append(cells)
-    return _Table(
-        title="Runs",
-        note="Losses are means over the last tenth of the steps.",
-        columns=["Run", "Steps", "Minutes", *losses],
-        rows=rows,
-    )
-
-
-def _settings(runs: Mapping[str, TrainedRun]) -> _Table:
-    settings = [by_path(run.config) for run in runs.values()]
-    rows = [
-        [key, *(values.get(key, "-") for values in settings)]
-        for key in dict.fromkeys(key for values in settings for key in values)
-        if len({values.get(key) for values in settings}) > 1
-    ]
-    note = "Those in which the runs differ."
-    return _Table(title="Settings", note=note, columns=["Setting", *runs], rows=rows)
-
-
-def _write_page(path: Path, title: str, introduction: Sequence[str], body: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(_page(title, introduction, body), encoding="utf-8", newline="\n")
-    partial.replace(path)
-
-
-def _page(title: str, introduction: Sequence[str], body: str) -> str:
-    style = files("valor.evaluation").joinpath("report.css").read_text(encoding="utf-8")
-    first, *rest = (escape(line) for line in introduction)
-    quiet = "".join(f'<p class="quiet">{line}</p>\n' for line in rest)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<header>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{first}</p>\n{quiet}</header>\n{body}</body>\n</html>\n"
-    )
+    write_page(path, title, [_sentence(report), protocol], "".join(sections))
 
 
 def _sentence(report: Mapping[str, Any]) -> str:
@@ -207,7 +121,7 @@ def _in_order(labels: Iterable[str]) -> list[str]:
     return sorted(set(labels), key=lambda label: (_ORDER.get(label, len(_ORDER)), label))
 
 
-def _tables(report: Mapping[str, Any]) -> list[_Table]:
+def _tables(report: Mapping[str, Any]) -> list[Table]:
     captioning = report.get("captioning", {})
     tables = [
         _retrieval(report.get("retrieval", {}), report.get("pairs", {})),
@@ -228,11 +142,18 @@ def _tables(report: Mapping[str, Any]) -> list[_Table]:
             "silent actor beside the sounding one, and in those with a sound from off screen.",
         ),
         _answering(report.get("answering", {})),
+        _by_group(
+            report.get("answering", {}),
+            "by_type",
+            title="Answers by type of question",
+            note="How many answers are right, by the type that the data gives a question.",
+        ),
+        _intervals(report.get("intervals", {})),
     ]
     return [table for table in tables if table.rows]
 
 
-def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> _Table:
+def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> Table:
     def row(names: list[str], ranks: Mapping[str, Any], rest: list[str]) -> list[str]:
         rates = [percent(ranks[key]) for key in recalls.values()]
         return [*names, *rates, f"{ranks['median_rank']:g}", *rest, str(ranks["num"])]
@@ -245,7 +166,7 @@ def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> _Table
         rows.append(row([group, "text to media"], figures["text_to_media"], limits))
         rows.append(row(["", "media to text"], figures["media_to_text"], ["-", limits[1]]))
     rows += [row([name.replace("_", " "), "no text"], pairs[name], ["-", "-"]) for name in pairs]
-    return _Table(
+    return Table(
         title="Retrieval",
         note="A text is compared with all recordings, or a recording with all texts. R@k is how "
         "often the right one is among the first k; chance is R@1 of guessing. Where an oracle is "
@@ -259,7 +180,7 @@ def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> _Table
     )
 
 
-def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
+def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> Table:
     groups = _in_order(group for row in by_caption.values() for group in row)
     rows: list[list[str]] = []
     for about in _in_order(by_caption):
@@ -268,7 +189,7 @@ def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
         comparable = single and "audiovisual" in rates
         gain = f"{100 * (rates['audiovisual'] - max(single)):+.1f}" if comparable else "-"
         rows.append([about, *(percent(rates.get(group)) for group in groups), gain])
-    return _Table(
+    return Table(
         title="More modalities must never hurt",
         note="R@1 by what the caption speaks of, against recordings of which the model is given "
         "one modality or both: always the same weights. The gain is audiovisual minus the best "
@@ -279,13 +200,13 @@ def _by_caption(by_caption: Mapping[str, Mapping[str, float]]) -> _Table:
     )
 
 
-def _captioning(captioning: Mapping[str, Any]) -> _Table:
+def _captioning(captioning: Mapping[str, Any]) -> Table:
     metrics = {"BLEU-4": "bleu4", "ROUGE-L": "rouge_l", "CIDEr": "cider"}
     rows = [
         [g, *(percent(captioning[g][key]) for key in metrics.values()), str(captioning[g]["num"])]
         for g in _in_order(captioning)
     ]
-    return _Table(
+    return Table(
         title="Captioning",
         note="Generated captions against their references, by the modalities that the model is "
         "given; all three metrics times 100, as papers print them.",
@@ -294,18 +215,39 @@ def _captioning(captioning: Mapping[str, Any]) -> _Table:
     )
 
 
-def _by_group(captioning: Mapping[str, Any], key: str, *, title: str, note: str) -> _Table:
+def _by_group(captioning: Mapping[str, Any], key: str, *, title: str, note: str) -> Table:
     """A row for each of the rates under `key`, a column for each group that has them."""
     rates = {g: captioning[g][key] for g in _in_order(captioning) if key in captioning[g]}
     names = dict.fromkeys(name for group in rates.values() for name in group)
     rows = [
-        [name.replace("_", " "), *(percent(group.get(name)) for group in rates.values())]
+        [name.replace("_", " "), *(percent(_rate(group.get(name))) for group in rates.values())]
         for name in names
     ]
-    return _Table(title=title, note=note, columns=["", *rates], rows=rows)
+    return Table(title=title, note=note, columns=["", *rates], rows=rows)
 
 
-def _answering(answering: Mapping[str, Any]) -> _Table:
+def _rate(value: Any) -> float | None:
+    """A rate that stands alone, or beside its count."""
+    return value["accuracy"] if isinstance(value, dict) else value  # pyright: ignore
+
+
+def _intervals(intervals: Mapping[str, Sequence[float]]) -> Table:
+    shown = ("r1", "cider", "accuracy")
+    rows = [
+        [name.replace("_", " ").replace("/", ", "), percent(low), percent(high)]
+        for name, (low, high) in sorted(intervals.items())
+        if name.rpartition("/")[2] in shown
+    ]
+    return Table(
+        title="How sure the figures are",
+        note="95 % confidence intervals by bootstrap over items: how much a figure would change "
+        "with another sample of recordings of the same kind. All of them are in report.json.",
+        columns=["Figure", "Low", "High"],
+        rows=rows,
+    )
+
+
+def _answering(answering: Mapping[str, Any]) -> Table:
     needs = _in_order(need for figures in answering.values() for need in figures["by_need"])
     rows: list[list[str]] = []
     for need in ["all", *needs]:
@@ -315,7 +257,7 @@ def _answering(answering: Mapping[str, Any]) -> _Table:
                 prior = answering[group].get("prior", {}).get(need)
                 rates = [percent(figures["accuracy"]), percent(prior)]
                 rows.append([need, group, *rates, str(figures["num"])])
-    return _Table(
+    return Table(
         title="Question answering",
         note="How many answers are right, by the modalities that a question needs and those that "
         "the model is given. The prior is the accuracy of an exact oracle that sees only the truth "
@@ -327,52 +269,14 @@ def _answering(answering: Mapping[str, Any]) -> _Table:
     )
 
 
-def _missing(reasons: Mapping[str, str]) -> _Table:
-    return _Table(
+def _missing(reasons: Mapping[str, str]) -> Table:
+    return Table(
         title="Missing files",
         note="These recordings could not be used. They are in no figure above.",
         columns=["Recording", "Reason"],
         rows=[[id, reason] for id, reason in sorted(reasons.items())],
         num_names=2,
     )
-
-
-def _plain_text(table: _Table) -> str:
-    lines = [table.columns, *table.rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < table.num_names else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _table_section(table: _Table) -> str:
-    def row(tag: str, cells: list[str]) -> str:
-        kinds = ["name"] * table.num_names + ["figure"] * (len(cells) - table.num_names)
-        pairs = zip(kinds, cells, strict=True)
-        return "".join(f'<{tag} class="{kind}">{_name(cell)}</{tag}>' for kind, cell in pairs)
-
-    if not table.rows:
-        return ""
-    body = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in table.rows)
-    html = (
-        f'<div class="scroll"><table>\n<thead><tr>{row("th", table.columns)}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div>\n"
-    )
-    return _section(table.title, table.note, table.picture + html)
-
-
-def _section(title: str, note: str, html: str) -> str:
-    """A card of the page; none without content."""
-    return html and f"<section>\n<h2>{title}</h2>\n<p>{escape(note)}</p>\n{html}</section>\n"
-
-
-def _name(text: str) -> str:
-    """A group's name gets the dot of its colour."""
-    return f'<i class="dot of-{text}"></i>{text}' if text in _GROUPS else escape(text)
 
 
 def _curves(curves: Sequence[Mapping[str, float]]) -> str:
@@ -384,7 +288,7 @@ def _curves(curves: Sequence[Mapping[str, float]]) -> str:
         f"{curves[-1]['elapsed_s'] / 60:.1f} minutes. Lines are smoothed; the number beside a name "
         "is where its line ends. Lower is better."
     )
-    return _section("Learning curves", note, f'<div class="charts">{charts}</div>\n')
+    return section("Learning curves", note, f'<div class="charts">{charts}</div>\n')
 
 
 def _searches(searches: Sequence[SearchExample]) -> str:
@@ -394,13 +298,13 @@ def _searches(searches: Sequence[SearchExample]) -> str:
         for search in searches
     ]
     note = "Each query's best segments with their similarity, in all and of each modality alone."
-    return _section("Search", note, "".join(queries))
+    return section("Search", note, "".join(queries))
 
 
 def _hit(hit: tuple[str, float, float, float, dict[str, float], bytes | None]) -> str:
     path, start_s, end_s, score, by_modality, thumbnail = hit
     parts = "".join(
-        f"<li>{_name(modality)} {by_modality[modality]:.3f}</li>"
+        f"<li>{group_name(modality)} {by_modality[modality]:.3f}</li>"
         for modality in _in_order(by_modality)
     )
     return (
@@ -411,19 +315,25 @@ def _hit(hit: tuple[str, float, float, float, dict[str, float], bytes | None]) -
 
 def _examples(examples: Sequence[Example]) -> str:
     note = "Recordings that were not trained on, drawn by seed and not chosen."
-    return _section("Examples", note, "".join(map(_example, examples)))
+    return section("Examples", note, "".join(map(_example, examples)))
+
+
+def _failures(failures: Sequence[Example]) -> str:
+    note = "Recordings on which the model does worst, by search, captions and answers in turn."
+    return section("Failures", note, "".join(map(_example, failures)))
 
 
 def _example(example: Example) -> str:
     captions = "".join(
-        f"<dt>{_name(group)}</dt><dd>{escape(example.captions[group]) or '-'}</dd>"
+        f"<dt>{group_name(group)}</dt><dd>{escape(example.captions[group]) or '-'}</dd>"
         for group in _in_order(example.captions)
     )
     answers = "".join(_answer(*answer) for answer in example.answers)
+    note = f"<p><b>{escape(example.note)}</b></p>\n" if example.note else ""
     return (
         f"<article>\n<div>{_player(example)}{_picture(example.spectrogram, 'image/png')}"
         f'<p class="quiet">{escape(Path(example.path).name)}</p></div>\n'
-        f"<div><dl><dt>Reference</dt><dd>{escape(example.reference)}</dd>{captions}</dl>\n"
+        f"<div>{note}<dl><dt>Reference</dt><dd>{escape(example.reference)}</dd>{captions}</dl>\n"
         f'<ul class="answers">{answers}</ul></div>\n</article>\n'
     )
 

@@ -1,168 +1,113 @@
-"""Run a model over a manifest and measure retrieval, captioning and answering by group.
+"""Retrieval, captioning and answering by group of modalities, from what a model said.
 
-Knows a model only as Embedder, Describer or both; what it cannot do is left out. Media is read
-batch by batch, so that memory does not grow with the data but for the embeddings. A file that
-cannot be read is listed as missing.
+Figures are computed once from all records in the order of their ids; `outputs.collect` gathers what
+several processes found. Whoever passes `items` gets the values of every single item as well.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from valor.data.manifest import Question, Record
-from valor.errors import ManifestError, MediaError
+from valor.data.manifest import Record
+from valor.evaluation.items import TIES, Items, add_ranks
+from valor.evaluation.outputs import EvaluatedModel, Outputs, collect, concatenate
+from valor.evaluation.pools import rank_pool, shared_rows
 from valor.metrics.answering import Accuracy, accuracy_by, exact_match
-from valor.metrics.captioning import caption_report
-from valor.metrics.retrieval import retrieval_report
+from valor.metrics.captioning import caption_scores, language_report
+from valor.metrics.ranking import numbered
+from valor.metrics.retrieval import pair_report
 from valor.models.fusion import join, similarity
-from valor.types import (
-    AUDIOVISUAL,
-    MEDIA_GROUPS,
-    Describer,
-    Embedder,
-    Embeddings,
-    Modality,
-    Segment,
-)
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
 
-_BATCH = 32
+__all__ = [
+    "EvaluatedModel",
+    "Outputs",
+    "Pool",
+    "Scores",
+    "caption_pool",
+    "collect",
+    "evaluate",
+    "score_captions",
+]
+
 _TEXTS_AT_ONCE = 64
 
 
-class EvaluatedModel(Protocol):
-    """An Embedder, a Describer or both, which says what it is and reads files."""
+@dataclass(slots=True, kw_only=True)
+class Pool:
+    """Captions, embedded, and the media of the same records."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Names the exact model."""
-        ...
-
-    def read(self, path: str, *, start_s: float = 0.0, end_s: float | None = None) -> Segment:
-        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        ...
-
-
-@dataclass(slots=True)
-class Outputs:
-    """Everything that a model said about the readable records, row for row."""
-
-    records: list[Record] = field(default_factory=list[Record])
-    missing: dict[str, str] = field(default_factory=dict[str, str])
-    """Reason by id."""
-    media: dict[Modality, Embeddings] = field(default_factory=dict[Modality, Embeddings])
-    captions: dict[Modality, list[str | None]] = field(default_factory=lambda: defaultdict(list))
-    """None where a record has none of the group's modalities."""
-    answers: dict[Modality, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """For every question of every record, in order."""
-
-    @property
-    def questions(self) -> list[tuple[int, Question]]:
-        """All questions with the row of their record."""
-        return [(row, q) for row, record in enumerate(self.records) for q in record.questions]
+    texts: list[str]
+    owner: np.ndarray
+    """The item of each caption, ascending."""
+    rows: list[int]
+    """Which row of `Outputs` each item is."""
+    words: Embeddings
+    media: Embeddings
 
 
-def collect(
+def caption_pool(
     model: EvaluatedModel,
-    records: Sequence[Record],
+    outputs: Outputs,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Outputs:
-    """Embed, caption and question every record from every group of modalities.
+    about: Modality,
+    group: Modality,
+    captions_per_item: int | None = 1,
+) -> Pool | None:
+    """Take captions about `about`, and the media of the records that have all of `group`.
 
     Args:
-        model: What to evaluate.
-        records: With captions and questions.
-        progress: Told how many of how many records are done.
+        model: Embeds the captions, if it embeds.
+        outputs: Of the same model.
+        about: Which captions are the queries.
+        group: Which media they are compared with.
+        captions_per_item: The first so many of each record; None takes all.
 
     Returns:
-        The model's outputs.
-
-    Raises:
-        ManifestError: If no record can be read.
+        Both; None if there is no such caption or no such media.
     """
-    outputs = Outputs()
-    parts: list[dict[Modality, Embeddings]] = []
-    sizes: list[int] = []
-    for first in range(0, len(records), _BATCH):
-        batch = records[first : first + _BATCH]
-        segments = _read(model, batch, outputs)
-        if segments and isinstance(model, Embedder):
-            parts.append(model.embed_media(segments))
-            sizes.append(len(segments))
-        if segments and isinstance(model, Describer):
-            _describe(model, outputs, segments)
-        progress(min(first + _BATCH, len(records)), len(records))
-    if not outputs.records:
-        raise ManifestError(f"none of {len(records)} records can be read: {outputs.missing}")
-    outputs.media = {
-        group: _concatenate([part.get(group) for part in parts], sizes)
-        for group in MEDIA_GROUPS
-        if any(group in part for part in parts)
+    if not isinstance(model, Embedder) or any(single not in outputs.media for single in group):
+        return None
+    present = shared_rows(*(outputs.media[single] for single in group))
+    texts_of = {
+        row: [c.text for c in outputs.records[row].captions if c.about == about] for row in present
     }
-    return outputs
-
-
-def _read(model: EvaluatedModel, batch: Sequence[Record], outputs: Outputs) -> list[Segment]:
-    """Decode a batch; note what can be used and what is missing."""
-
-    def read(record: Record) -> Segment | MediaError:
-        try:
-            return model.read(record.media, start_s=record.start_s, end_s=record.end_s)
-        except MediaError as error:
-            return error
-
-    segments: list[Segment] = []
-    with ThreadPoolExecutor() as pool:
-        for record, segment in zip(batch, pool.map(read, batch), strict=True):
-            if isinstance(segment, MediaError):
-                outputs.missing[record.id] = segment.reason
-            elif not segment.available:
-                outputs.missing[record.id] = "nothing_usable"
-            else:
-                outputs.records.append(record)
-                segments.append(segment)
-    return segments
-
-
-def _describe(model: Describer, outputs: Outputs, segments: list[Segment]) -> None:
-    records = outputs.records[-len(segments) :]
-    asked = [
-        (segment, question.text)
-        for segment, record in zip(segments, records, strict=True)
-        for question in record.questions
+    rows = [row for row, texts in texts_of.items() if texts]
+    if not rows:
+        return None
+    chosen = [texts_of[row][:captions_per_item] for row in rows]
+    texts = [text for own in chosen for text in own]
+    blocks = [
+        model.embed_text(texts[i : i + _TEXTS_AT_ONCE])
+        for i in range(0, len(texts), _TEXTS_AT_ONCE)
     ]
-    for group in MEDIA_GROUPS:
-        captions = model.describe(segments, using=group)
-        outputs.captions[group] += [c.text if c.modalities_used else None for c in captions]
-        if asked:
-            answers = model.answer([s for s, _ in asked], [q for _, q in asked], using=group)
-            outputs.answers[group] += [answer.text for answer in answers]
+    return Pool(
+        texts=texts,
+        owner=np.repeat(np.arange(len(rows)), [len(own) for own in chosen]),
+        rows=rows,
+        words=concatenate(blocks, [len(block.valid) for block in blocks]),
+        media=join(outputs.media, group).select(torch.tensor(rows)),
+    )
 
 
-def _concatenate(parts: Sequence[Embeddings | None], sizes: Sequence[int]) -> Embeddings:
-    """Put batches below each other; a batch without the modality becomes invalid rows."""
-    known = [part for part in parts if part is not None]
-    length = max(part.valid.shape[1] for part in known)
-    dim = known[0].vectors.shape[2]
-    rows: list[tuple[torch.Tensor, ...]] = []
-    for part, size in zip(parts, sizes, strict=True):
-        if part is None:
-            vectors = torch.zeros(size, length, dim)
-            rows.append((vectors, vectors[:, :, 0], torch.zeros(size, length, dtype=torch.bool)))
-        else:
-            room = length - part.valid.shape[1]
-            vectors = F.pad(part.vectors, (0, 0, 0, room))
-            rows.append(
-                (vectors, F.pad(part.weight_logits, (0, room)), F.pad(part.valid, (0, room)))
-            )
-    vectors, logits, valid = (torch.cat(column) for column in zip(*rows, strict=True))
-    return Embeddings(vectors=vectors, weight_logits=logits, valid=valid)
+def query_pool(
+    model: EvaluatedModel,
+    outputs: Outputs,
+    group: Modality,
+    *,
+    captions_per_item: int | None = 1,
+) -> Pool | None:
+    """The `caption_pool` of a group's own captions; of audiovisual ones where it has none."""
+    for about in dict.fromkeys((group, AUDIOVISUAL)):
+        pool = caption_pool(
+            model, outputs, about=about, group=group, captions_per_item=captions_per_item
+        )
+        if pool is not None:
+            return pool
+    return None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -180,102 +125,174 @@ def score_captions(
 ) -> Scores | None:
     """Score the first caption about `about` of each record with each record's media.
 
-    Args:
-        model: Embeds the captions, if it embeds.
-        outputs: Of the same model.
-        about: Which captions are the queries.
-        group: Which media they are compared with; items are the records that have all of it.
-
-    Returns:
-        The scores; None if there is no such caption or no such media.
+    Arguments as of `caption_pool`; None if there is no such caption or no such media.
     """
-    if not isinstance(model, Embedder) or any(single not in outputs.media for single in group):
+    pool = caption_pool(model, outputs, about=about, group=group)
+    if pool is None:
         return None
-    present = torch.stack([outputs.media[m].present for m in group]).all(dim=0)
-    first = [
-        next((c.text for c in record.captions if c.about == about), None)
-        for record in outputs.records
-    ]
-    rows = [row for row, text in enumerate(first) if text and bool(present[row])]
-    if not rows:
-        return None
-    media = join(outputs.media, group).select(torch.tensor(rows))
-    texts = [str(first[row]) for row in rows]
-    blocks = [
-        similarity(model.embed_text(texts[i : i + _TEXTS_AT_ONCE]), media)
-        for i in range(0, len(texts), _TEXTS_AT_ONCE)
-    ]
-    return Scores(matrix=torch.cat(blocks).numpy(), texts=texts, rows=rows)
+    matrix = similarity(pool.words, pool.media).numpy()
+    return Scores(matrix=matrix, texts=pool.texts, rows=pool.rows)
 
 
-def retrieval(model: EvaluatedModel, outputs: Outputs) -> dict[str, Any]:
+def retrieval(
+    model: EvaluatedModel,
+    outputs: Outputs,
+    *,
+    captions_per_item: int | None = 1,
+    items: Items | None = None,
+) -> dict[str, Any]:
     """Retrieval figures by group.
 
     A group's queries are the captions about exactly that group; where the data has none, its
     audiovisual captions are used for all groups, as VALOR-32K does.
+
+    Args:
+        model: Embeds the captions, if it embeds.
+        outputs: Of the same model.
+        captions_per_item: As of `caption_pool`.
+        items: Gets each query's values by name.
+
+    Returns:
+        Both directions by group, with the chance of guessing.
     """
     report: dict[str, Any] = {}
     for group in MEDIA_GROUPS:
-        scores = score_captions(model, outputs, about=group, group=group)
-        scores = scores or score_captions(model, outputs, about=AUDIOVISUAL, group=group)
-        if scores is not None:
-            report[group.label] = {
-                **retrieval_report(scores.matrix),
-                "chance_r1": 1 / len(scores.rows),
-            }
+        pool = query_pool(model, outputs, group, captions_per_item=captions_per_item)
+        if pool is None:
+            continue
+        ranking = rank_pool(pool.words, pool.media, pool.owner)
+        report[group.label] = {**pair_report(ranking), "chance_r1": 1 / len(pool.rows)}
+        if items is not None:
+            ids = [outputs.records[row].id for row in pool.rows]
+            queries = numbered([ids[item] for item in map(int, pool.owner)])
+            name = f"retrieval/{group.label}"
+            add_ranks(items, f"{name}/text_to_media", queries, ranking.text_positions(TIES))
+            best = np.array([positions[0] for positions in ranking.media_positions(TIES)])
+            add_ranks(items, f"{name}/media_to_text", ids, best)
     return report
 
 
-def pairs(outputs: Outputs) -> dict[str, Any]:
-    """Retrieval between modalities, without any text."""
-    if any(single not in outputs.media for single in AUDIOVISUAL):
-        return {}
-    audio, vision = outputs.media[Modality.AUDIO], outputs.media[Modality.VISION]
-    rows = (audio.present & vision.present).nonzero().flatten()
-    if len(rows) < 2:
-        return {}
-    both = retrieval_report(similarity(audio.select(rows), vision.select(rows)).numpy())
-    return {
-        "audio_to_vision": both["text_to_media"],
-        "vision_to_audio": both["media_to_text"],
-    }
+def pairs(
+    outputs: Outputs,
+    wanted: Sequence[tuple[Modality, Modality]] = ((Modality.AUDIO, Modality.VISION),),
+    texts: Callable[[list[str]], Embeddings] | None = None,
+) -> dict[str, Any]:
+    """Retrieval between any two groups of modalities, in both directions.
+
+    Args:
+        outputs: Of a model that embeds.
+        wanted: Groups, which may hold text: a record's first audiovisual caption.
+        texts: Embeds captions; needed where a group holds text.
+
+    Returns:
+        Ranks by direction, such as `audio_to_vision`; a pair of which fewer than two records have
+        both sides is left out.
+    """
+    known = dict(outputs.media)
+    if texts is not None and any(Modality.TEXT in group for pair in wanted for group in pair):
+        known[Modality.TEXT] = _first_captions(outputs, texts)
+    report: dict[str, Any] = {}
+    for query, item in wanted:
+        if any(single not in known for single in query | item):
+            continue
+        rows = shared_rows(*(known[single] for single in query | item))
+        if len(rows) < 2:
+            continue
+        index = torch.tensor(rows)
+        queries, items = (join(known, group).select(index) for group in (query, item))
+        both = pair_report(rank_pool(queries, items))
+        report[f"{query.label}_to_{item.label}"] = both["text_to_media"]
+        report[f"{item.label}_to_{query.label}"] = both["media_to_text"]
+    return report
 
 
-def captioning(outputs: Outputs) -> dict[str, Any]:
-    """Caption metrics by group, against all captions about what the group can tell."""
+def _first_captions(outputs: Outputs, texts: Callable[[list[str]], Embeddings]) -> Embeddings:
+    """The first audiovisual caption of each record; one without has no valid token."""
+    captions = [
+        next((c.text for c in record.captions if c.about == AUDIOVISUAL), None)
+        for record in outputs.records
+    ]
+    blocks = [
+        texts([caption or "" for caption in captions[i : i + _TEXTS_AT_ONCE]])
+        for i in range(0, len(captions), _TEXTS_AT_ONCE)
+    ]
+    embedded = concatenate(blocks, [len(block.valid) for block in blocks])
+    embedded.valid = embedded.valid & torch.tensor([c is not None for c in captions])[:, None]
+    return embedded
+
+
+def captioning(outputs: Outputs, *, items: Items | None = None) -> dict[str, Any]:
+    """Caption metrics by group, against all captions about what the group can tell.
+
+    Args:
+        outputs: Of a model that writes.
+        items: Gets each caption's values by name.
+
+    Returns:
+        `caption_report` by group, with what it cannot tell left out.
+    """
     report: dict[str, Any] = {}
     for group, captions in outputs.captions.items():
-        rows: list[tuple[str, list[str]]] = []
+        rows: list[tuple[str, str, list[str]]] = []
         for record, caption in zip(outputs.records, captions, strict=True):
             own = [c.text for c in record.captions if c.about == group]
             references = own or [c.text for c in record.captions if c.about == AUDIOVISUAL]
             if caption is not None and references:
-                rows.append((caption, references))
+                rows.append((record.id, caption, references))
         if rows:
-            report[group.label] = caption_report([c for c, _ in rows], [r for _, r in rows])
+            ids, texts, references = map(list, zip(*rows, strict=True))
+            scores = caption_scores(texts, references)
+            report[group.label] = {**scores.corpus, **language_report(texts)}
+            if items is not None:
+                for name, values in scores.by_item.items():
+                    items[f"captioning/{group.label}/{name}"] = dict(
+                        zip(ids, values.tolist(), strict=True)
+                    )
     return report
 
 
-def answering(outputs: Outputs) -> dict[str, Any]:
-    """Accuracy by group, in all and by what a question needs."""
+def answering(outputs: Outputs, *, items: Items | None = None) -> dict[str, Any]:
+    """Accuracy by group, in all, by what a question needs and by its type.
+
+    Args:
+        outputs: Of a model that answers.
+        items: Gets each question's score.
+
+    Returns:
+        Figures by group.
+    """
     report: dict[str, Any] = {}
-    questions = outputs.questions
+    questions = [question for _, question in outputs.questions]
     for group, answers in outputs.answers.items():
         correct = [
             bool(exact_match(answer, question.answers))
-            for answer, (_, question) in zip(answers, questions, strict=True)
+            for answer, question in zip(answers, questions, strict=True)
         ]
-        if correct:
-            needs = [question.needs or "unknown" for _, question in questions]
-            report[group.label] = {
-                **Accuracy.of(correct).compute(),
-                "by_need": accuracy_by(needs, correct),
-            }
+        if not correct:
+            continue
+        report[group.label] = {
+            **Accuracy.of(correct).compute(),
+            "by_need": accuracy_by(
+                [question.needs or "unknown" for question in questions], correct
+            ),
+        }
+        types = [question.type for question in questions if question.type]
+        if len(types) == len(questions):
+            report[group.label]["by_type"] = accuracy_by(types, correct)
+        if items is not None:
+            items[f"answering/{group.label}/accuracy"] = dict(
+                zip(outputs.question_ids, map(float, correct), strict=True)
+            )
     return report
 
 
 def evaluate(
-    model: EvaluatedModel, records: Sequence[Record], outputs: Outputs | None = None
+    model: EvaluatedModel,
+    records: Sequence[Record],
+    outputs: Outputs | None = None,
+    *,
+    captions_per_item: int | None = 1,
+    items: Items | None = None,
 ) -> dict[str, Any]:
     """Measure everything.
 
@@ -283,6 +300,8 @@ def evaluate(
         model: What to evaluate.
         records: With captions and questions.
         outputs: Of the same model and records, if there already.
+        captions_per_item: The first so many captions of each record are queries; None takes all.
+        items: Gets the values of each item by metric and id.
 
     Returns:
         The report without protocol, as DESIGN.md, "Files", describes it.
@@ -295,8 +314,8 @@ def evaluate(
             "coverage": len(outputs.records) / len(records),
             "missing": outputs.missing,
         },
-        "retrieval": retrieval(model, outputs),
+        "retrieval": retrieval(model, outputs, captions_per_item=captions_per_item, items=items),
         "pairs": pairs(outputs),
-        "captioning": captioning(outputs),
-        "answering": answering(outputs),
+        "captioning": captioning(outputs, items=items),
+        "answering": answering(outputs, items=items),
     }

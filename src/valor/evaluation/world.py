@@ -15,8 +15,9 @@ import numpy as np
 
 from valor.data.world.language import AUDIO_SLOTS, VISION_SLOTS, caption_fits, parse_caption
 from valor.errors import ManifestError
+from valor.evaluation.items import Items
 from valor.evaluation.run import EvaluatedModel, Outputs, Scores, score_captions
-from valor.metrics.retrieval import expected_recall_at_k, oracle_recall_at_k
+from valor.metrics.retrieval import expected_hits_at_k, expected_recall_at_k, oracle_recall_at_k
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
 
 _SLOTS = {
@@ -56,7 +57,12 @@ def read_truth(folder: Path) -> dict[str, Truth] | None:
 
 
 def add_truth(
-    report: dict[str, Any], model: EvaluatedModel, outputs: Outputs, truth: dict[str, Truth]
+    report: dict[str, Any],
+    model: EvaluatedModel,
+    outputs: Outputs,
+    truth: dict[str, Truth],
+    *,
+    items: Items | None = None,
 ) -> None:
     """Put what only the truth can tell into a report.
 
@@ -65,6 +71,7 @@ def add_truth(
         model: Embeds captions, if it embeds.
         outputs: What the report was made from.
         truth: By id of the records.
+        items: Of the same report; recall in it becomes the expected value too.
 
     Raises:
         ManifestError: If a record is not in the truth.
@@ -88,7 +95,10 @@ def add_truth(
             r1 = expected_recall_at_k(scores.matrix, fits, 1)
             by_caption.setdefault(about.label, {})[group.label] = r1
             if about == group:
-                _correct(report["retrieval"][group.label], scores, fits)
+                hits = _correct(report["retrieval"][group.label], scores, fits)
+                if items is not None:
+                    ids = [outputs.records[row].id for row in scores.rows]
+                    _keep(items, f"retrieval/{group.label}", ids, hits)
     report["by_caption"] = by_caption
     for group, captions in outputs.captions.items():
         if group.label in report["captioning"]:
@@ -108,16 +118,25 @@ def _fits(scores: Scores, truth: Sequence[Truth], group: Modality) -> np.ndarray
     return np.array([[caption_fits(slots, facts) for facts in items] for slots in stated])
 
 
-def _correct(retrieval: dict[str, Any], scores: Scores, fits: np.ndarray) -> None:
-    """Replace plain recall by its expected value, and add what is possible."""
+def _correct(retrieval: dict[str, Any], scores: Scores, fits: np.ndarray) -> dict[str, np.ndarray]:
+    """Replace plain recall by its expected value, and add what is possible; values by query."""
+    values: dict[str, np.ndarray] = {}
     for direction, matrix, fit in (
         ("text_to_media", scores.matrix, fits),
         ("media_to_text", scores.matrix.T, fits.T),
     ):
         for k in (1, 5, 10):
-            retrieval[direction][f"r{k}"] = expected_recall_at_k(matrix, fit, k)
+            hits = expected_hits_at_k(matrix, fit, k)
+            retrieval[direction][f"r{k}"] = float(hits.mean())
+            values[f"{direction}/r{k}"] = hits
     for k in (1, 5, 10):
         retrieval[f"oracle_r{k}"] = oracle_recall_at_k(fits, k)
+    return values
+
+
+def _keep(items: Items, name: str, ids: Sequence[str], values: dict[str, np.ndarray]) -> None:
+    for metric, own in values.items():
+        items[f"{name}/{metric}"] = dict(zip(ids, own.tolist(), strict=True))
 
 
 def caption_truth(

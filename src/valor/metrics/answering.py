@@ -52,27 +52,28 @@ def normalize_answer(text: str) -> str:
         The evaluation of VQA (arXiv 1505.00468), with its rule for punctuation: a mark beside a
         space vanishes, a mark between letters becomes a space, and all vanish beside `1,000`.
     """
-    text = " ".join(text.split())
+    return _plain_words(_without_punctuation(" ".join(text.split())))
+
+
+def _without_punctuation(text: str) -> str:
     vanish = _DIGIT_GROUPS.search(text) is not None
     plain = text
     for mark in _PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text
         plain = plain.replace(mark, "" if vanish or beside_space else " ")
-    words = (_NUMBERS.get(word, word) for word in _PERIOD.sub("", plain).lower().split())
+    return _PERIOD.sub("", plain)
+
+
+def _plain_words(text: str) -> str:
+    words = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def exact_match(prediction: str, answers: Iterable[str]) -> bool:
-    """True if the prediction equals one of the accepted answers, all normalised."""
-    normalized = normalize_answer(prediction)
-    return any(normalize_answer(answer) == normalized for answer in answers)
+def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """VQA v2 accuracy as its script computes it; `soft_accuracy` with the script's normalisation.
 
-
-def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """VQA v2 accuracy: min(1, agreeing / 3), averaged over leaving each annotator out.
-
-    Differs from the official script in that all answers are normalised alike; the script leaves
-    articles and number words in the annotators' answers, and unanimous answers as they are.
+    The script rewrites nothing where all annotators agree, and leaves articles, number words and
+    capitals in the annotators' answers where they do not.
 
     Args:
         prediction: The model's answer.
@@ -84,12 +85,43 @@ def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
     Raises:
         ValorError: If there are fewer than two annotators.
     """
-    if len(answers) < 2:
-        raise ValorError(f"soft accuracy needs answers of 2 annotators or more, got {len(answers)}")
+    prediction = " ".join(prediction.split())
+    if len(set(answers)) > 1:
+        answers = [_without_punctuation(answer) for answer in answers]
+        prediction = _plain_words(_without_punctuation(prediction))
+    return _agreement([answer == prediction for answer in answers])
+
+
+def exact_match(prediction: str, answers: Iterable[str]) -> bool:
+    """True if the prediction equals one of the accepted answers, all normalised."""
     normalized = normalize_answer(prediction)
-    agrees = [normalize_answer(answer) == normalized for answer in answers]
+    return any(normalize_answer(answer) == normalized for answer in answers)
+
+
+def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """VQA v2 accuracy: min(1, agreeing / 3), averaged over leaving each annotator out.
+
+    Differs from the official script, `vqa_accuracy`, in that all answers are normalised alike.
+
+    Args:
+        prediction: The model's answer.
+        answers: The answers of all annotators, ten in VQA v2.
+
+    Returns:
+        A score in [0, 1].
+
+    Raises:
+        ValorError: If there are fewer than two annotators.
+    """
+    normalized = normalize_answer(prediction)
+    return _agreement([normalize_answer(answer) == normalized for answer in answers])
+
+
+def _agreement(agrees: Sequence[bool]) -> float:
+    if len(agrees) < 2:
+        raise ValorError(f"soft accuracy needs answers of 2 annotators or more, got {len(agrees)}")
     others = (sum(agrees) - own for own in agrees)
-    return sum(min(1.0, count / _AGREEING_ANNOTATORS) for count in others) / len(answers)
+    return sum(min(1.0, count / _AGREEING_ANNOTATORS) for count in others) / len(agrees)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from valor.errors import ValorError
+from valor.metrics.cider import check_pairs, cider_d
 from valor.metrics.ptb import tokenize
 
 _MAX_N = 4
 _ROUGE_BETA = 1.2
-_CIDER_SIGMA = 6.0
 # Of the COCO scorer: keep every power finite when nothing matches.
 _SMALL = 1e-9
 _TINY = 1e-15
@@ -26,32 +25,50 @@ _TINY = 1e-15
 NgramCounts = Counter[tuple[str, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class CaptionScores:
+    """Scores of a corpus and of each of its items."""
+
+    corpus: dict[str, float]
+    by_item: dict[str, Float[np.ndarray, " items"]]
+    """`rouge_l` and `cider`, whose means are the corpus's; BLEU has no such values."""
+
+
 def caption_report(
     candidates: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Score captions against their reference captions over a whole corpus.
+    """Score captions over a whole corpus; `caption_scores` without the items."""
+    return caption_scores(candidates, references).corpus
+
+
+def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
+    """Score captions against their reference captions.
 
     Args:
         candidates: One caption per item.
         references: The reference captions of each item, at least one.
 
     Returns:
-        `bleu1` to `bleu4`, `rouge_l`, `cider` (CIDEr-D, times 10 as published, so not bounded by
-        1), and `num`, the number of items.
+        Of the corpus `bleu1` to `bleu4`, `rouge_l`, `cider` (CIDEr-D, times 10 as published, so not
+        bounded by 1), and `num`, the number of items; of the items those that are means.
 
     Raises:
         ValorError: If there is no item, an item without reference, or the lengths differ.
     """
-    _check_pairs(candidates, references)
+    check_pairs(candidates, references)
     candidate_tokens = [tokenize(text) for text in candidates]
     reference_tokens = [[tokenize(text) for text in texts] for texts in references]
     bleus = BleuCounts.of(candidate_tokens, reference_tokens).compute()
-    return {
+    by_item = {
+        "rouge_l": rouge_l(candidate_tokens, reference_tokens),
+        "cider": cider_d(candidate_tokens, reference_tokens),
+    }
+    corpus = {
         **{f"bleu{n}": value for n, value in enumerate(bleus, start=1)},
-        "rouge_l": float(rouge_l(candidate_tokens, reference_tokens).mean()),
-        "cider": float(cider_d(candidate_tokens, reference_tokens).mean()),
+        **{name: float(values.mean()) for name, values in by_item.items()},
         "num": len(candidates),
     }
+    return CaptionScores(corpus=corpus, by_item=by_item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +101,7 @@ class BleuCounts:
         Raises:
             ValorError: If there is no item, an item without reference, or the lengths differ.
         """
-        _check_pairs(candidates, references)
+        check_pairs(candidates, references)
         total = cls()
         for candidate, texts in zip(candidates, references, strict=True):
             total = total.merge(cls._of_item(candidate, texts))
@@ -144,44 +161,10 @@ def rouge_l(
     Raises:
         ValorError: If there is no item, an item without reference, or the lengths differ.
     """
-    _check_pairs(candidates, references)
+    check_pairs(candidates, references)
     return np.array(
         [_rouge_l_item(*pair) for pair in zip(candidates, references, strict=True)], dtype=float
     )
-
-
-def cider_d(
-    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
-) -> Float[np.ndarray, " items"]:
-    """CIDEr-D of each item; the SPIDEr score contains the same number.
-
-    An n-gram weighs log(items / items whose references hold it): the score of an item depends on
-    the whole corpus, cannot be merged from parts, and is 0 in a corpus of one item.
-
-    Args:
-        candidates: The tokens of one caption per item.
-        references: The tokens of each reference caption of each item.
-
-    Returns:
-        Scores in [0, 10].
-
-    Raises:
-        ValorError: If there is no item, an item without reference, or the lengths differ.
-    """
-    _check_pairs(candidates, references)
-    reference_counts = [[_ngrams(text) for text in texts] for texts in references]
-    documents = Counter(ngram for texts in reference_counts for ngram in set().union(*texts))
-    log_weights = {
-        ngram: math.log(len(references)) - math.log(count) for ngram, count in documents.items()
-    }
-    unseen = math.log(len(references))
-    scores = []
-    for candidate, texts in zip(candidates, reference_counts, strict=True):
-        vector = _weigh(_ngrams(candidate), log_weights, unseen)
-        scores.append(
-            np.mean([_similarity(vector, _weigh(text, log_weights, unseen)) for text in texts])
-        )
-    return 10.0 * np.array(scores, dtype=float)
 
 
 def language_report(candidates: Sequence[str]) -> dict[str, float]:
@@ -206,16 +189,6 @@ def language_report(candidates: Sequence[str]) -> dict[str, float]:
         "distinct1": len(singles) / max(1, sum(singles)),
         "distinct2": len(pairs) / max(1, sum(pairs)),
     }
-
-
-def _check_pairs(candidates: Sequence[object], references: Sequence[Sequence[object]]) -> None:
-    if len(candidates) != len(references):
-        raise ValorError(f"{len(candidates)} captions, but references for {len(references)} items")
-    if not candidates:
-        raise ValorError("no caption to score")
-    for index, texts in enumerate(references):
-        if not texts:
-            raise ValorError(f"item {index} has no reference caption")
 
 
 def _ngrams(tokens: Sequence[str], *, max_n: int = _MAX_N) -> NgramCounts:
@@ -247,39 +220,3 @@ def _common_length(a: Sequence[str], b: Sequence[str]) -> int:
             row[index] = diagonal + 1 if token == other else max(above, row[index - 1])
             diagonal = above
     return row[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Weighted:
-    """A text as one tf-idf vector per n-gram length."""
-
-    vectors: list[dict[tuple[str, ...], float]]
-    norms: list[float]
-    length: int
-
-
-def _weigh(
-    counts: NgramCounts, log_weights: dict[tuple[str, ...], float], unseen: float
-) -> _Weighted:
-    vectors: list[dict[tuple[str, ...], float]] = [{} for _ in range(_MAX_N)]
-    for ngram, count in counts.items():
-        vectors[len(ngram) - 1][ngram] = count * log_weights.get(ngram, unseen)
-    return _Weighted(
-        vectors=vectors,
-        norms=[math.sqrt(sum(x * x for x in vector.values())) for vector in vectors],
-        # The COCO scorer counts bigrams here, so lengths 0 and 1 are the same.
-        length=sum(count for ngram, count in counts.items() if len(ngram) == 2),
-    )
-
-
-def _similarity(candidate: _Weighted, reference: _Weighted) -> float:
-    """Mean over n of the clipped cosine, times a Gaussian of the difference in length."""
-    cosines = 0.0
-    for a, b, norm_a, norm_b in zip(
-        candidate.vectors, reference.vectors, candidate.norms, reference.norms, strict=True
-    ):
-        if norm_a and norm_b:
-            dot = sum(min(x, b[ngram]) * b[ngram] for ngram, x in a.items() if ngram in b)
-            cosines += dot / (norm_a * norm_b)
-    difference = candidate.length - reference.length
-    return cosines / _MAX_N * math.exp(-(difference**2) / (2 * _CIDER_SIGMA**2))

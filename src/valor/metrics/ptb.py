@@ -8,6 +8,7 @@ addresses, telephone numbers, markup and rare abbreviations.
 """
 
 import re
+from functools import lru_cache
 
 _CLITIC = r"'(?:s|m|d|re|ve|ll)(?![a-z])"
 
@@ -66,13 +67,19 @@ _ISE = re.compile(
 
 def tokenize(text: str) -> list[str]:
     """Cut a caption into lower-case Penn Treebank tokens without punctuation."""
+    return [token for word in text.split() for token in _tokens(word)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _tokens(word: str) -> tuple[str, ...]:
+    """Tokens of a stretch without space, which no token reaches beyond."""
     tokens: list[str] = []
-    for match in _TOKEN.finditer(text.translate(_APOSTROPHES)):
+    for match in _TOKEN.finditer(word.translate(_APOSTROPHES)):
         token = _american(match.group()).lower()
         token = _REWRITTEN.get(token, token).replace("/", r"\/").replace("*", r"\*")
         cut = _SPLIT_AFTER.get(token, len(token))
         tokens += [token[:cut], token[cut:]] if cut < len(token) else [token]
-    return tokens
+    return tuple(tokens)
 
 
 def _american(word: str) -> str:

@@ -6,17 +6,19 @@ the usual table in both directions; `expected_recall_at_k` scores pools in which
 several items equally well, as in the rendered world.
 """
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from valor.errors import ValorError
+from valor.metrics.ranking import (
+    TIE_SHARES,
+    PairRanking,
+    Ties,
+    average_precision,
+    discounted_gain,
+)
 
-Ties = Literal["pessimistic", "optimistic", "average"]
-"""Where the match stands among items of equal score: last, first, or in the middle."""
-
-_TIE_SHARES: dict[Ties, float] = {"pessimistic": 1.0, "average": 0.5, "optimistic": 0.0}
+_ROWS_AT_ONCE = 1024
 
 
 def ranks(
@@ -42,7 +44,7 @@ def ranks(
     best = np.where(is_relevant, scores, -np.inf).max(axis=1, keepdims=True)
     above = (~is_relevant & (scores > best)).sum(axis=1)
     equal = (~is_relevant & (scores == best)).sum(axis=1)
-    return 1.0 + above + _TIE_SHARES[ties] * equal
+    return 1.0 + above + TIE_SHARES[ties] * equal
 
 
 def recall_at_k(ranks: Num[np.ndarray, " queries"], k: int) -> float:
@@ -144,11 +146,18 @@ def retrieval_report(
         ties: Where the match stands among other items of equal score.
 
     Returns:
-        `{"text_to_media": rank_report, "media_to_text": rank_report}`.
+        `{"text_to_media": ..., "media_to_text": ...}`, each as `pair_report` gives it.
 
     Raises:
         ValorError: If the shape does not fit `captions_per_item` or a score is NaN.
     """
+    return pair_report(matrix_ranking(scores, captions_per_item=captions_per_item), ties=ties)
+
+
+def matrix_ranking(
+    scores: Float[np.ndarray, "texts media"], *, captions_per_item: int = 1
+) -> PairRanking:
+    """Count the ranks of a matrix; arguments and errors as of `retrieval_report`."""
     texts, media = scores.shape
     if captions_per_item < 1 or texts != media * captions_per_item:
         raise ValorError(
@@ -156,17 +165,42 @@ def retrieval_report(
             f"captions_per_item={captions_per_item}: rows must be columns x captions_per_item"
         )
     owner = np.arange(texts) // captions_per_item
-    relevant = owner[:, None] == np.arange(media)
+    ranking = PairRanking(owner, scores[np.arange(texts), owner])
+    for first in range(0, texts, _ROWS_AT_ONCE):
+        ranking.count(scores[first : first + _ROWS_AT_ONCE], first_text=first, first_media=0)
+    return ranking
+
+
+def pair_report(ranking: PairRanking, *, ties: Ties = "pessimistic") -> dict[str, dict[str, float]]:
+    """Every metric of counted ranks, in both directions.
+
+    Args:
+        ranking: Of a whole matrix.
+        ties: Where the match stands among equal scores.
+
+    Returns:
+        `{"text_to_media": ..., "media_to_text": ...}`: `rank_report` of the best match of each
+        query, `map` and `ndcg` of all its matches. With one match `map` is `mrr`.
+    """
+    of_text, of_media = ranking.text_positions(ties), ranking.media_positions(ties)
     return {
-        "text_to_media": rank_report(ranks(scores, relevant, ties=ties)),
-        "media_to_text": rank_report(ranks(scores.T, relevant.T, ties=ties)),
+        "text_to_media": {
+            **rank_report(of_text),
+            "map": mrr(of_text),
+            "ndcg": float((1.0 / np.log2(of_text + 1)).mean()),
+        },
+        "media_to_text": {
+            **rank_report(np.array([positions[0] for positions in of_media])),
+            "map": float(np.mean([average_precision(positions) for positions in of_media])),
+            "ndcg": float(np.mean([discounted_gain(positions) for positions in of_media])),
+        },
     }
 
 
-def expected_recall_at_k(
+def expected_hits_at_k(
     scores: Float[np.ndarray, "queries items"], fits: Bool[np.ndarray, "queries items"], k: int
-) -> float:
-    """Recall at k when each query has one true item among several that fit it equally well.
+) -> Float[np.ndarray, " queries"]:
+    """Recall at k of each query, when it has one true item among several that fit equally well.
 
     No model can tell the fitting items apart, so each is the true one with the same probability:
     a query counts (fitting items among the first k) / (fitting items). Ties are pessimistic.
@@ -177,16 +211,21 @@ def expected_recall_at_k(
         k: How many first items count.
 
     Returns:
-        The expected fraction of queries whose true item is among the first k; at most
-        `oracle_recall_at_k`.
+        The probability that the query's true item is among the first k.
 
     Raises:
         ValorError: If a score is NaN or a query fits no item.
     """
     fits = _relevance(scores, fits)
     first = _pessimistic_order(scores, fits)[:, :k]
-    found = np.take_along_axis(fits, first, axis=1).sum(axis=1)
-    return float((found / fits.sum(axis=1)).mean())
+    return np.take_along_axis(fits, first, axis=1).sum(axis=1) / fits.sum(axis=1)
+
+
+def expected_recall_at_k(
+    scores: Float[np.ndarray, "queries items"], fits: Bool[np.ndarray, "queries items"], k: int
+) -> float:
+    """Mean of `expected_hits_at_k`; at most `oracle_recall_at_k`."""
+    return float(expected_hits_at_k(scores, fits, k).mean())
 
 
 def oracle_recall_at_k(fits: Bool[np.ndarray, "queries items"], k: int) -> float:

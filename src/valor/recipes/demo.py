@@ -4,7 +4,6 @@ Rendering and training leave their results in the folder and are not repeated; t
 where it stopped. Examples are drawn by the seed, never chosen.
 """
 
-import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,9 @@ import numpy as np
 
 from valor.data.manifest import Record, read_manifest
 from valor.data.world.render import World, render_world
+from valor.evaluation.items import Items, intervals, worst
+from valor.evaluation.meters import process_group
+from valor.evaluation.predictions import write_json, write_predictions
 from valor.evaluation.report import Example, SearchExample, write_report
 from valor.evaluation.run import EvaluatedModel, Outputs, collect, evaluate
 from valor.evaluation.world import add_truth, read_truth
@@ -82,7 +84,7 @@ def demo(
     searches = _searches(library, model, test, rng)
     stages.end("index")
     figures["protocol"] = protocol(seed=seed, seconds=stages.seconds)
-    _write(out, figures, _examples(model, outputs, rng), searches)
+    _write(out, figures, _examples(model, outputs, _random_rows(outputs, rng)), searches)
     return figures
 
 
@@ -97,8 +99,11 @@ def evaluate_into(
 ) -> dict[str, Any]:
     """Evaluate a model on a manifest and write `report.json` and `report.html`.
 
+    Beside them stand `items.json`, the values of single items that `valor compare` reads, and
+    `predictions/`, what the model said. Started by `torchrun`, the processes share the records.
+
     Args:
-        out: Folder for both.
+        out: Folder for all.
         model: What to evaluate.
         data: Manifest, or folder of a rendered world.
         split: Which records are used.
@@ -106,26 +111,43 @@ def evaluate_into(
         report: Told about progress.
 
     Returns:
-        The content of `report.json`.
+        The content of `report.json`; empty in all processes but the first.
     """
     records = read_manifest(data, split=split)
-    outputs = collect(model, records, progress=lambda *done: report("evaluate", *done))
-    figures = measure(model, records, outputs, data if data.is_dir() else data.parent)
-    if metrics:
-        figures["metrics"] = {name: metric(outputs) for name, metric in metrics.items()}
-    figures["protocol"] = protocol(seed=0, seconds={})
-    _write(out, figures, _examples(model, outputs, np.random.default_rng(0)), [])
-    return figures
+    with process_group() as is_first:
+        outputs = collect(model, records, progress=lambda *done: report("evaluate", *done))
+        if not is_first:
+            return {}
+        items: Items = {}
+        figures = measure(
+            model, records, outputs, data if data.is_dir() else data.parent, items=items
+        )
+        if metrics:
+            figures["metrics"] = {name: metric(outputs) for name, metric in metrics.items()}
+        figures["intervals"] = intervals(items)
+        figures["protocol"] = protocol(seed=0, seconds={})
+        shown = _examples(model, outputs, _random_rows(outputs, np.random.default_rng(0)))
+        failed = worst(outputs, items, limit=_NUM_EXAMPLES)
+        failures = _examples(model, outputs, list(failed), notes=failed)
+        _write(out, figures, shown, [], failures=failures)
+        write_json(out / "items.json", items)
+        write_predictions(out / "predictions", model, outputs)
+        return figures
 
 
 def measure(
-    model: EvaluatedModel, records: Sequence[Record], outputs: Outputs, folder: Path
+    model: EvaluatedModel,
+    records: Sequence[Record],
+    outputs: Outputs,
+    folder: Path,
+    *,
+    items: Items | None = None,
 ) -> dict[str, Any]:
     """Compute all figures, with the truth of a rendered world where there is one."""
-    figures = evaluate(model, records, outputs)
+    figures = evaluate(model, records, outputs, items=items)
     truth = read_truth(folder)
     if truth is not None:
-        add_truth(figures, model, outputs, truth)
+        add_truth(figures, model, outputs, truth, items=items)
     return figures
 
 
@@ -146,19 +168,34 @@ def _write(
     figures: dict[str, Any],
     examples: Sequence[Example],
     searches: Sequence[SearchExample],
+    failures: Sequence[Example] = (),
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / "report.json.partial"
-    partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    partial.rename(out / "report.json")
+    write_json(out / "report.json", figures)
     curves = read_metrics(out / "metrics.jsonl")
-    write_report(out / "report.html", figures, curves=curves, examples=examples, searches=searches)
+    write_report(
+        out / "report.html",
+        figures,
+        curves=curves,
+        examples=examples,
+        failures=failures,
+        searches=searches,
+    )
 
 
-def _examples(model: EvaluatedModel, outputs: Outputs, rng: np.random.Generator) -> list[Example]:
-    """Show some recordings with everything that was said about them."""
+def _random_rows(outputs: Outputs, rng: np.random.Generator) -> list[int]:
     num = min(_NUM_EXAMPLES, len(outputs.records))
-    rows = sorted(rng.choice(len(outputs.records), num, replace=False).tolist())
+    return sorted(rng.choice(len(outputs.records), num, replace=False).tolist())
+
+
+def _examples(
+    model: EvaluatedModel,
+    outputs: Outputs,
+    rows: Sequence[int],
+    *,
+    notes: Mapping[int, str] | None = None,
+) -> list[Example]:
+    """Show some recordings with everything that was said about them."""
     examples = []
     for row in rows:
         record = outputs.records[row]
@@ -182,6 +219,7 @@ def _examples(model: EvaluatedModel, outputs: Outputs, rng: np.random.Generator)
                 captions={g.label: texts[row] or "" for g, texts in outputs.captions.items()},
                 reference=reference,
                 answers=answers,
+                note=(notes or {}).get(row, ""),
             )
         )
     return examples
