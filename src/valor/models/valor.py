@@ -77,6 +77,9 @@ class ValorConfig:
     max_positions: int = 32
     """Most frames or audio windows that the decoder can tell apart."""
     prompts: PromptConfig = PromptConfig()
+    matches: bool = False
+    """Whether there is a head that tells if a text and media belong together, for the objective
+    `matching`."""
     projects_equal_widths: bool = True
     """Whether media tokens of the decoder's own width are projected too, and not only others; the
     released models leave them as they are."""
@@ -173,6 +176,7 @@ class Valor(nn.Module):
                 for name in ("vision", "audio")
             }
         )
+        self.match_head = nn.Linear(width, 1) if config.matches else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         for part in (self.vision, self.audio, self.heads, self.memory_projections):
             if not isinstance(part, VisionTower | AudioTower):
@@ -235,7 +239,7 @@ class Valor(nn.Module):
     def forward(self, batch: Batch) -> Encoded:
         """Encode everything in a batch that objectives compare or describe."""
         outputs = self.encode_media(batch)
-        describes = bool(batch.caption_texts or batch.questions)
+        describes = bool(batch.caption_texts or batch.questions or self.match_head)
         return Encoded(
             media=self.embed_media(outputs),
             aligned_texts=self._encode_texts(batch.aligned_texts),

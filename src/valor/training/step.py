@@ -7,6 +7,9 @@ from valor.objectives.alignment import AlignmentConfig, align
 from valor.objectives.answering import AnsweringConfig, answer
 from valor.objectives.base import LossTerm, OtherObjective, total
 from valor.objectives.captioning import CaptioningConfig, caption
+from valor.objectives.distillation import DistillationConfig, distil
+from valor.objectives.masked_language import MaskedLanguageConfig, model_masked_language
+from valor.objectives.matching import MatchingConfig, match
 from valor.types import Batch, SpecialIds
 
 
@@ -17,6 +20,10 @@ class ObjectivesConfig:
     alignment: AlignmentConfig | None = AlignmentConfig()
     captioning: CaptioningConfig | None = CaptioningConfig()
     answering: AnsweringConfig | None = None
+    masked_language: MaskedLanguageConfig | None = None
+    matching: MatchingConfig | None = None
+    """Needs a model with `matches`."""
+    distillation: DistillationConfig | None = None
     others: tuple[OtherObjective, ...] = ()
     """Of other systems, and from outside the package."""
 
@@ -33,6 +40,13 @@ def loss_terms(
         terms |= caption(encoded, batch, model.decoder, config.captioning, special)
     if config.answering:
         terms |= answer(encoded, batch, model.decoder, config.answering, special)
+    if config.masked_language:
+        own = config.masked_language
+        terms |= model_masked_language(encoded, batch, model.decoder, own, special)
+    if config.matching:
+        terms |= match(encoded, batch, model.decoder, model.match_head, config.matching)
+    if config.distillation:
+        terms |= distil(encoded, config.distillation)
     for objective in config.others:
         terms |= objective.terms(encoded, batch, getattr(model, "decoder", None), special)
     return terms
