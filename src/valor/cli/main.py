@@ -13,6 +13,7 @@ VERBS = {
     "data": "sets of media with their texts: import public ones, check, count",
     "train": "run a recipe; the same command again goes on where it stopped",
     "evaluate": "retrieval, captioning and answering by group of modalities",
+    "reproduce": "compare a released checkpoint with what was published for it",
     "caption": "describe files by what is seen and heard",
     "masks": "decide what every pixel of a video shows",
     "ask": "answer a question about a file",
