@@ -13,7 +13,7 @@ from valor.cli.progress import StageProgress
 from valor.config import evolve
 from valor.errors import UsageError
 
-_OWN_OPTIONS = ("data", "out", "json", "help")
+_OWN_OPTIONS = ("data", "out", "protocol", "start", "json", "help")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,10 @@ class Arguments:
     """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used."""
     out: Path
     """Run folder."""
+    protocol: str | None = None
+    """For finetune: a benchmark such as msvd-qa; or retrieval, captioning, answering."""
+    start: str | None = None
+    """For finetune: the model folder to go on from."""
     json: Json = False
     """A JSON object on stdout at the end."""
 
@@ -42,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
     from valor.data.shards import is_shards
     from valor.recipes import find_recipe
 
-    config = evolve(find_recipe(arguments.recipe), changes)
+    options = {"protocol": arguments.protocol, "start": arguments.start}
+    given = {name: value for name, value in options.items() if value is not None}
+    config = evolve(find_recipe(arguments.recipe, **given), changes)
     shards = [path for path in arguments.data if is_shards(path)]
     if shards and len(arguments.data) > 1:
         raise UsageError(f"--data {shards[0]}: give one folder of shards alone")

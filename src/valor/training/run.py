@@ -4,6 +4,7 @@ Everything random is a function of seed, step and sample, so running the same co
 where the last state was written, with exactly the batches and masks of an uninterrupted run.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from valor.checkpoints.folder import save_model
-from valor.config import configclass, fingerprint
+from valor.config import configclass, evolve, fingerprint
 from valor.data.collate import collate_training
 from valor.data.loader import Loader, ReadingConfig
 from valor.data.manifest import Record
@@ -44,6 +45,8 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     batch_size: int = 64
     num_steps: int = 1000
+    num_epochs: int | None = None
+    """Passes over the data, in the place of `num_steps`."""
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 where the processor multiplies matrices in it."""
@@ -55,8 +58,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
-        if min(self.batch_size, self.num_steps, self.save_every) < 1:
-            raise ValueError("batch_size, num_steps and save_every must be at least 1")
+        if min(self.batch_size, self.num_steps, self.save_every, self.num_epochs or 1) < 1:
+            raise ValueError("batch_size, num_steps, num_epochs and save_every must be at least 1")
         if not isinstance(self.model, FolderConfig):
             self.model.check(self.processor)
 
@@ -104,6 +107,9 @@ def run(
     if len(counts) < len(records):
         twice, count = counts.most_common(1)[0]
         raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
+    if config.num_epochs is not None:
+        num_steps = math.ceil(config.num_epochs * len(records) / config.batch_size)
+        config = evolve(config, {"num_steps": num_steps, "num_epochs": None})
     claim(out, config, records)
     torch.manual_seed(config.seed)
     model, processor = begin(config.model, config.processor, records)
