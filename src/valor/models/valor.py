@@ -196,6 +196,7 @@ class Valor(nn.Module):
         frozen: Modality = Modality(0),
         config: ValorConfig | None = None,
         frames_px: int | None = None,
+        weights: bool = True,
     ) -> "Valor":
         """Start from pretrained towers of the transformers library.
 
@@ -210,6 +211,7 @@ class Valor(nn.Module):
             frozen: The towers whose weights training leaves as they are.
             config: Of everything else; the defaults are VALOR-B's.
             frames_px: Height and width of frames, where not the tower's own.
+            weights: False leaves them random: for sizes alone, made on the meta device.
 
         Returns:
             The model; its `config` rebuilds it without the hub.
@@ -230,7 +232,9 @@ class Valor(nn.Module):
             if source is not None:
                 given = frames_px if modality is Modality.VISION else None
                 size = (given, given) if given else ()
-                found = read_tower(source, modality, frozen=modality in frozen, input_size=size)
+                found = read_tower(
+                    source, modality, frozen=modality in frozen, input_size=size, weights=weights
+                )
                 changes[modality.label], towers[modality.label] = found
         if text is not None:
             changes["decoder"] = config.decoder_config

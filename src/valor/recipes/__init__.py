@@ -13,6 +13,10 @@ from valor.training.monitor import Report
 RECIPES = {
     "tiny": "valor.recipes.tiny:tiny",
     "tiny_quick": "valor.recipes.tiny:tiny_quick",
+    "small": "valor.recipes.paper:small",
+    "valor_base": "valor.recipes.paper:valor_base",
+    "valor_large": "valor.recipes.paper:valor_large",
+    "from_siglip2_clap": "valor.recipes.paper:from_siglip2_clap",
     "finetune": "valor.recipes.finetune:finetune",
     "bridge_captions": "valor.recipes.bridge:bridge_captions",
     "bridge_instructions": "valor.recipes.bridge:bridge_instructions",

@@ -29,7 +29,7 @@ from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
-from valor.training.start import FolderConfig, StartConfig, begin
+from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
 from valor.training.state import claim
 from valor.training.step import ObjectivesConfig, loss_terms
 
@@ -60,8 +60,14 @@ class TrainConfig:
         """Reject sizes that do not fit together."""
         if min(self.batch_size, self.num_steps, self.save_every, self.num_epochs or 1) < 1:
             raise ValueError("batch_size, num_steps, num_epochs and save_every must be at least 1")
-        if not isinstance(self.model, FolderConfig):
+        if not isinstance(self.model, FolderConfig | TowersConfig):
             self.model.check(self.processor)
+
+    def steps_on(self, num_records: int) -> int:
+        """Steps of the run on so many records."""
+        if self.num_epochs is None:
+            return self.num_steps
+        return math.ceil(self.num_epochs * num_records / self.batch_size)
 
     def run(
         self,
@@ -108,14 +114,13 @@ def run(
         twice, count = counts.most_common(1)[0]
         raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
     if config.num_epochs is not None:
-        num_steps = math.ceil(config.num_epochs * len(records) / config.batch_size)
-        config = evolve(config, {"num_steps": num_steps, "num_epochs": None})
+        config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
     claim(out, config, records)
     torch.manual_seed(config.seed)
     model, processor = begin(config.model, config.processor, records)
     adapt(model, config.adapt)
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-    model.to(_dtype(config.precision))
+    model.to(training_dtype(config.precision))
     if source is None and config.reading is not None:
         source = FileSource(records)
     if source is None:
@@ -150,7 +155,7 @@ def _losses(
         config=ReadingConfig() if stored else config.reading or ReadingConfig(),
         seed=config.seed,
     )
-    special, dtype = processor.tokenizer.special, _dtype(config.precision)
+    special, dtype = processor.tokenizer.special, training_dtype(config.precision)
     with closing(loader):
         for loaded in loader.steps(first, config.num_steps):
             terms = {}
@@ -169,7 +174,8 @@ def _losses(
             )
 
 
-def _dtype(precision: str) -> torch.dtype:
+def training_dtype(precision: str) -> torch.dtype:
+    """What a run's precision means on this machine."""
     if precision == "auto":
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if fast else torch.float32
