@@ -253,7 +253,7 @@ class Valor(nn.Module):
 
     def encode_media(self, batch: Batch) -> dict[Modality, EncoderOutput]:
         """Run the vision and audio encoders on the rows that have the modality."""
-        outputs = {}
+        outputs = dict(batch.encoded or {})
         if batch.pixels is not None and batch.frame_valid is not None:
             outputs[Modality.VISION] = encode_present(self.vision, batch.pixels, batch.frame_valid)
         if batch.spectrograms is not None and batch.window_valid is not None:

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from valor.data.manifest import Record
 from valor.data.mixture import Mixture
 from valor.data.reading import FileSource, Source
 from valor.data.samples import SampleStore, load_store
-from valor.errors import ManifestError
+from valor.errors import ConfigError, ManifestError
 from valor.models.valor import ValorConfig
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.training.adapt import AdaptConfig, adapt, merged
@@ -32,6 +33,7 @@ from valor.training.optim import OptimConfig
 from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
 from valor.training.state import claim
 from valor.training.step import ObjectivesConfig, loss_terms
+from valor.training.token_cache import TokenStore, load_tokens
 
 
 @configclass
@@ -52,6 +54,8 @@ class TrainConfig:
     """`auto` takes bfloat16 where the processor multiplies matrices in it."""
     save_every: int = 200
     """Steps between two states on disk."""
+    cache_frozen: bool = False
+    """Run towers that are frozen once, and keep their tokens in the run folder in float16."""
     reading: ReadingConfig | None = None
     """How a new view of each sample is read at every step. None decodes media files once, as
     inference sees them; shards are then read at every step with the defaults."""
@@ -129,13 +133,19 @@ def run(
         )
         if not len(source):
             raise ManifestError(f"none of {len(records)} records can be read: {source.bad}")
+    tokens = None
+    if config.cache_frozen:
+        if not isinstance(source, SampleStore):
+            raise ConfigError("cache_frozen: samples must be the same at every step; no `reading`")
+        told = partial(report, "encode")
+        tokens = load_tokens(model, source, processor, out / "cache", progress=told)
     task = Task(
         model=model,
         optim=config.optim,
         num_steps=config.num_steps,
         save_every=config.save_every,
         seed=config.seed,
-        losses=lambda first: _losses(config, model, processor, source, first),
+        losses=lambda first: _losses(config, model, processor, source, first, tokens),
     )
     weights = fit(task, out, report=report)
     card = _card(config, source)
@@ -144,7 +154,12 @@ def run(
 
 
 def _losses(
-    config: TrainConfig, model: nn.Module, processor: Processor, source: Source, first: int
+    config: TrainConfig,
+    model: nn.Module,
+    processor: Processor,
+    source: Source,
+    first: int,
+    tokens: TokenStore | None,
 ) -> Losses:
     """Read each step's samples, draw their texts, and compute the objectives."""
     stored = isinstance(source, SampleStore)
@@ -163,6 +178,8 @@ def _losses(
                 batch = collate_training(
                     loaded.samples, loaded.records, processor, seed=config.seed, step=loaded.step
                 )
+                if tokens is not None:
+                    tokens.put(batch, dtype)
                 batch.pixels = None if batch.pixels is None else batch.pixels.to(dtype)
                 if batch.spectrograms is not None:
                     batch.spectrograms = batch.spectrograms.to(dtype)
