@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,8 @@ def test_what_a_model_cannot_take_is_refused():
 
 
 def test_captions_have_as_many_beams_as_the_protocol_says(model_folder, world, monkeypatch):
-    model, seen = load(model_folder), []
+    model: Any = load(model_folder)
+    seen = []
     write = model.system.write
 
     def noted(*args, config, **named):
@@ -48,7 +50,7 @@ def test_captions_have_as_many_beams_as_the_protocol_says(model_folder, world, m
     protocol = replace(
         find_protocol("captioning"), groups=(Modality.AUDIO,), num_beams=2, text_tokens=5
     )
-    used = following(model, protocol)
+    used: Any = following(model, protocol)
     segments = [model.read(read_manifest(world)[0].media)]
     captions = {g: used.describe(segments, using=g)[0] for g in (AUDIOVISUAL, Modality.AUDIO)}
     assert seen == [(2, 7)]

@@ -1,6 +1,7 @@
 """Laws of fine-tuning: what a protocol says is what is run, from the model that is given."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,7 @@ def test_rates_lengths_and_epochs_are_the_protocols(model_folder):
 def test_every_protocol_has_one_objective_on_its_groups(protocol):
     objectives = objectives_of(protocol)
     parts = (objectives.alignment, objectives.captioning, objectives.answering)
+    only: Any
     (only,) = (part for part in parts if part is not None)
     if protocol.task == "answering":
         assert (Modality.AUDIO in only.using) == any(Modality.AUDIO in g for g in protocol.groups)

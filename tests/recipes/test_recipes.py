@@ -1,5 +1,7 @@
 """Laws of all recipes: how many there are, that they survive JSON, and that they run."""
 
+from typing import Any
+
 import pytest
 
 from valor.config import evolve, from_dict, to_dict
@@ -35,7 +37,8 @@ def test_a_recipe_survives_json(name):
 
 @pytest.mark.parametrize("name", [*FRESH, *ON_TOWERS])
 def test_a_recipe_of_two_steps_learns_from_the_world(name, world, tmp_path):
-    config, changes = find_recipe(name), dict(SHRUNK)
+    config: Any = find_recipe(name)
+    changes: dict[str, Any] = dict(SHRUNK)
     if isinstance(config.model, TowersConfig):  # Towers of the hub give way to small fresh ones.
         own = evolve(config.model.model, {"embed_dim": 12})
         changes |= {"model": to_dict(own), "processor.frames.image_px": 32}

@@ -12,6 +12,7 @@ from valor.config import evolve
 from valor.data.collate import collate_training
 from valor.data.manifest import read_manifest
 from valor.data.samples import load_sample
+from valor.objectives.base import total
 from valor.recipes import find_recipe
 from valor.training import estimate as estimating
 from valor.training.estimate import estimate
@@ -44,7 +45,7 @@ def test_operations_are_those_of_a_real_step(world, monkeypatch):
     batch = collate_training(samples, records, processor, seed=0, step=0)
     with FlopCounterMode(display=False) as counter:
         terms = loss_terms(model, batch, config.objectives, processor.tokenizer.special)
-        sum(term.value for term in terms.values()).backward()
+        total(terms).backward()
     found = estimate(evolve(config, {"model.text.vocab_size": processor.tokenizer.vocab_size}), 12)
     # Texts of the world are shorter than the longest that the estimate takes them to be.
     assert counter.get_total_flops() <= found.step_flop <= 1.8 * counter.get_total_flops()

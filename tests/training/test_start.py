@@ -1,6 +1,7 @@
 """Laws of what training begins with: towers from folders, and released files."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,8 @@ def test_a_run_on_frozen_towers_leaves_them_as_they_are(towers, world, tmp_path)
 
 
 def test_frames_windows_and_lengths_are_the_runs_all_else_the_towers(towers):
-    start, processing = recipe(towers).model, recipe(towers).processor
+    start: Any = recipe(towers).model
+    processing = recipe(towers).processor
     model, changed = start.make(processing, 100)
     assert (changed.frames.num_bursts, changed.frames.image_px) == (3, 32)
     assert changed.frames.crop == "stretch"

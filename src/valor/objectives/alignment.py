@@ -129,7 +129,7 @@ def volume(
         dim=2,
     )
     gram = whole @ whole.transpose(2, 3)
-    return torch.linalg.det(gram.float()).clamp(min=_FLAT).sqrt()
+    return gram.float().det().clamp(min=_FLAT).sqrt()
 
 
 def sigmoid_loss(
