@@ -117,7 +117,7 @@ def from_siglip2_clap() -> TrainConfig:
     captions are enough. The public towers' licences are on their pages (both Apache-2.0).
 
     Cost: the towers run forward only, with `--cache-frozen true` once for each recording, whose
-    tokens then take about 2 MB; see `--estimate`. Expected: not measured here; retrieval by
+    tokens then take 1.3 MB; see `--estimate`. Expected: not measured here; retrieval by
     vision starts from SigLIP 2's features, so compare with
     `valor evaluate google/siglip2-base-patch16-224+laion/clap-htsat-unfused` on the same data.
     """

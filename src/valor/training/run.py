@@ -23,7 +23,7 @@ from valor.data.manifest import Record
 from valor.data.mixture import Mixture
 from valor.data.reading import FileSource, Source
 from valor.data.samples import SampleStore, load_store
-from valor.errors import ConfigError, ManifestError
+from valor.errors import ManifestError
 from valor.models.valor import ValorConfig
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.training.adapt import AdaptConfig, adapt, merged
@@ -109,14 +109,7 @@ def run(
         ConfigError: If the folder holds a run of another configuration.
         ManifestError: If no record can be read, or two have the same id.
     """
-    if not any(record.captions or record.questions for record in records):
-        raise ManifestError(
-            f"none of {len(records)} records has a caption or a question to train on"
-        )
-    counts = Counter(record.id for record in records)
-    if len(counts) < len(records):
-        twice, count = counts.most_common(1)[0]
-        raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
+    _check(records)
     if config.num_epochs is not None:
         config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
     claim(out, config, records)
@@ -135,8 +128,6 @@ def run(
             raise ManifestError(f"none of {len(records)} records can be read: {source.bad}")
     tokens = None
     if config.cache_frozen:
-        if not isinstance(source, SampleStore):
-            raise ConfigError("cache_frozen: samples must be the same at every step; no `reading`")
         told = partial(report, "encode")
         tokens = load_tokens(model, source, processor, out / "cache", progress=told)
     task = Task(
@@ -151,6 +142,18 @@ def run(
     card = _card(config, source)
     save_model(out / "model", model.config, merged(model, frozen | weights), processor, card=card)
     return out / "model"
+
+
+def _check(records: Sequence[Record]) -> None:
+    """Raise a `ManifestError` unless there is something to learn, and each id stands once."""
+    if not any(record.captions or record.questions for record in records):
+        raise ManifestError(
+            f"none of {len(records)} records has a caption or a question to train on"
+        )
+    counts = Counter(record.id for record in records)
+    if len(counts) < len(records):
+        twice, count = counts.most_common(1)[0]
+        raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
 
 
 def _losses(

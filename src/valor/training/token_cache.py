@@ -15,6 +15,7 @@ import torch
 
 from valor.config import fingerprint
 from valor.data.collate import collate_media
+from valor.data.reading import Source
 from valor.data.samples import SampleStore
 from valor.errors import ConfigError
 from valor.models.valor import Valor
@@ -57,7 +58,7 @@ class TokenStore:
 
 def load_tokens(
     model: Valor,
-    source: SampleStore,
+    source: Source,
     processor: Processor,
     folder: Path,
     *,
@@ -78,6 +79,8 @@ def load_tokens(
     Raises:
         ConfigError: If no tower is frozen, or samples change from step to step.
     """
+    if not isinstance(source, SampleStore):
+        raise ConfigError("cache_frozen: samples must be the same at every step; no `reading`")
     frozen = [modality for modality in AUDIOVISUAL if _is_frozen(model, modality)]
     if not frozen:
         raise ConfigError("cache_frozen: neither the vision nor the audio tower is frozen")
