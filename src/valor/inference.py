@@ -100,6 +100,7 @@ class DescribingModel(FileVerbs):
         self.system = system
         self.processor = processor
         self.fingerprint = fingerprint
+        self.caption_beams = 3
 
     @property
     def segment_s(self) -> float:
@@ -155,8 +156,8 @@ class DescribingModel(FileVerbs):
 
         Returns:
             Text, modalities used and confidence of each sample, in order. A sample with nothing to
-            use gets no text, no modality and confidence 0. Captions are searched with 3 beams,
-            answers greedily (paper 4.1).
+            use gets no text, no modality and confidence 0. Captions are searched with
+            `caption_beams`, 3 as in the paper (4.1), answers greedily.
         """
         seen = [_restrict(sample, using) for sample in samples]
         rows = [row for row, sample in enumerate(seen) if sample.available]
@@ -172,7 +173,8 @@ class DescribingModel(FileVerbs):
             special=tokenizer.special,
             question=asked,
             config=GenerationConfig(
-                num_beams=1 if questions else 3, max_tokens=self.processor.config.max_text_length
+                num_beams=1 if questions else self.caption_beams,
+                max_tokens=self.processor.config.max_text_length,
             ),
         )
         confidence = (generated.log_probability / generated.num_tokens.clamp(min=1)).exp()

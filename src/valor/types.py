@@ -190,6 +190,8 @@ class Batch:
     questions: list[QuestionBatch] = field(default_factory=list[QuestionBatch])
     row_seeds: Int[Tensor, " batch"] | None = None
     """Of what training draws for each row; None draws from torch's generator."""
+    encoded: dict[Modality, EncoderOutput] | None = None
+    """What frozen encoders gave for the rows before, in the place of their inputs."""
 
 
 @dataclass(slots=True, kw_only=True)

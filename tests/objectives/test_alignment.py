@@ -1,12 +1,19 @@
 """Laws of MGA."""
 
 import numpy as np
+import pytest
 import torch
 
 from tests.tiny import SPECIAL, tiny_batch, tiny_model
-from valor.objectives.alignment import contrastive_loss, same_text
+from valor.objectives.alignment import (
+    AlignmentConfig,
+    contrastive_loss,
+    same_text,
+    sigmoid_loss,
+    volume,
+)
 from valor.training.step import ObjectivesConfig, loss_terms
-from valor.types import MEDIA_GROUPS, TextBatch
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality, TextBatch
 
 
 def test_equals_a_numpy_reference():
@@ -43,3 +50,70 @@ def test_terms_are_weighted_to_alpha_in_all():
     terms = loss_terms(tiny_model(), tiny_batch(), ObjectivesConfig(captioning=None), SPECIAL)
     assert [name for name in terms] == [f"align/{group.label}" for group in MEDIA_GROUPS]
     assert sum(term.weight for term in terms.values()) == 1.5
+
+
+def terms_of(config, batch=None):
+    objectives = ObjectivesConfig(alignment=config, captioning=None)
+    return loss_terms(tiny_model(), batch or tiny_batch(), objectives, SPECIAL)
+
+
+def test_any_two_groups_can_be_a_pair():
+    vision, audio, text = Modality.VISION, Modality.AUDIO, Modality.TEXT
+    pairs = ((vision, audio), (vision | text, audio), (audio | text, vision))
+    terms = terms_of(AlignmentConfig(groups=(AUDIOVISUAL,), pairs=pairs))
+    names = ("audiovisual", "vision:audio", "vision+text:audio", "audio+text:vision")
+    assert [*terms] == [f"align/{name}" for name in names]
+    assert all(term.weight == 1.5 / 4 for term in terms.values())
+    silent = tiny_batch()
+    silent.window_valid[1:] = False
+    assert terms_of(AlignmentConfig(groups=(vision,), pairs=pairs), silent).keys() == {
+        "align/vision"
+    }
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "volume"])
+def test_a_row_without_sound_changes_no_other_pair(loss):
+    config = AlignmentConfig(pairs=((Modality.VISION, Modality.AUDIO),), loss=loss)
+    batch = tiny_batch()
+    batch.window_valid[0] = False
+    before = terms_of(config, batch)
+    batch.spectrograms[0] = 99.0
+    batch.aligned_texts[Modality.AUDIO].token_ids[0, 1:] = 7
+    after = terms_of(config, batch)
+    assert before.keys() == after.keys()
+    assert {name: term.num_rows for name, term in after.items()} == {
+        "align/vision": 4, "align/audio": 3, "align/audiovisual": 3, "align/vision:audio": 3,
+    }  # fmt: skip
+    for name, term in after.items():
+        torch.testing.assert_close(term.value, before[name].value)
+
+
+@pytest.mark.parametrize("pair", [(Modality.VISION, AUDIOVISUAL), (Modality(0), Modality.TEXT)])
+def test_groups_of_a_pair_have_nothing_in_common(pair):
+    with pytest.raises(ValueError, match="a pair"):
+        AlignmentConfig(pairs=(pair,))
+
+
+def test_sigmoid_equals_a_numpy_reference():
+    scores = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    positive = torch.eye(5) > 0
+    positive[0, 1] = positive[1, 0] = True
+    loss = sigmoid_loss(scores, positive, torch.tensor(1.3), -2.0)
+    sign = np.where(positive.numpy(), 1, -1)
+    each = np.log1p(np.exp(-sign * (scores.numpy() * np.exp(1.3) - 2.0)))
+    np.testing.assert_allclose(loss.item(), each.sum() / 5, rtol=1e-5)
+
+
+def test_volumes_are_those_of_geometry():
+    vectors = torch.nn.functional.normalize(torch.randn(2, 3, 3), dim=-1)
+    found = volume(vectors[:, :1], vectors[:, 1:])
+    for row in range(2):
+        for item in range(2):
+            whole = torch.stack([vectors[row, 0], *vectors[item, 1:]])
+            torch.testing.assert_close(found[row, item], torch.linalg.det(whole).abs())
+    cosine = vectors[0, 0] @ vectors[1, 0]
+    area = volume(vectors[:1, :1], vectors[1:, :1])
+    torch.testing.assert_close(area[0, 0], (1 - cosine**2).sqrt())
+    flat = vectors[:1, :1].clone().requires_grad_()
+    volume(flat, flat).sum().backward()
+    assert flat.grad.isfinite().all()

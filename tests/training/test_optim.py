@@ -1,8 +1,11 @@
 """Laws of the optimizer."""
 
+import pytest
 import torch
 
-from valor.training.optim import OptimConfig, Optimizer
+from tests.tiny import tiny_model
+from valor.errors import ConfigError
+from valor.training.optim import OptimConfig, Optimizer, layer_depths
 
 
 def test_float32_equals_adamw():
@@ -52,3 +55,61 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     model.bias.grad = torch.ones_like(model.bias)
     optimizer.step(0)
     assert torch.equal(model.weight, before)
+
+
+def moved(**changes):
+    """How far each weight of a tiny model goes in the first step, whose size is the rate."""
+    model = tiny_model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    config = OptimConfig(learning_rate=0.01, weight_decay=0.0, warmup_fraction=0.0, **changes)
+    optimizer = Optimizer(model, config, num_steps=1)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(0)
+    return {n: (p.detach() - before[n]).abs().mean().item() for n, p in model.named_parameters()}
+
+
+def test_a_tower_has_the_rate_of_the_longest_beginning_that_fits():
+    steps = moved(rates={"vision.": 0.001, "vision.norm.": 0.002})
+    assert steps["vision.blocks.0.mlp.0.weight"] == pytest.approx(0.001, rel=1e-2)
+    assert steps["vision.norm.weight"] == pytest.approx(0.002, rel=1e-2)
+    assert steps["audio.norm.weight"] == pytest.approx(0.01, rel=1e-2)
+    with pytest.raises(ConfigError, match="begins with 'video"):
+        moved(rates={"video.": 0.1})
+
+
+def test_lower_layers_have_lower_rates():
+    steps = moved(layer_decay=0.5)
+    rates = {
+        "vision.norm.weight": 0.01,
+        "vision.blocks.1.mlp.0.weight": 0.01,
+        "vision.blocks.0.mlp.0.weight": 0.005,
+        "vision.cls_token": 0.0025,
+        "decoder.text.layers.0.mlp.0.weight": 0.005,
+        "decoder.text.word_embedding.weight": 0.0025,
+        "heads.vision.projection.weight": 0.01,
+    }
+    for name, rate in rates.items():
+        assert steps[name] == pytest.approx(rate, rel=1e-2), name
+
+
+def test_stages_count_by_themselves():
+    names = [
+        "vision.stages.0.blocks.0.a",
+        "vision.stages.0.blocks.1.a",
+        "vision.stages.1.blocks.0.a",
+    ]
+    assert layer_depths(names) == dict(zip(names, (1, 0, 0), strict=True))
+
+
+def test_the_average_of_the_weights_is_what_is_kept():
+    model = torch.nn.Linear(1, 1, bias=False)
+    config = OptimConfig(learning_rate=0.1, average=0.5, weight_decay=0.0)
+    optimizer = Optimizer(model, config, num_steps=4)
+    average = model.weight.item()
+    for step in range(3):
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step(step)
+        average = 0.5 * average + 0.5 * model.weight.item()
+    assert optimizer.weights["weight"].item() == pytest.approx(average)
+    assert average != pytest.approx(model.weight.item())

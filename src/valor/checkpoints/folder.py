@@ -16,7 +16,7 @@ from valor.encoders.text import BertConfig
 from valor.errors import ConfigError, ModelError
 from valor.models.systems import SystemConfig
 from valor.models.valor import Valor, ValorConfig
-from valor.processing.processor import Processor
+from valor.processing.processor import Processor, ProcessorConfig
 
 _WEIGHTS = "model.safetensors"
 _PARTS = (
@@ -90,17 +90,36 @@ def load_model(folder: Path, *, trust_code: bool = False) -> tuple[Any, Processo
     Raises:
         ModelError: If a file is missing, damaged or does not fit the configuration.
     """
-    values = read_config(folder)
-    if values.get("kind") == "temporal_memory":
-        raise ModelError(f"{folder}: kind temporal_memory decides masks; use `valor masks`")
-    system: Any = SystemConfig
-    config = from_dict(system, values, where=str(folder / "config.json"), trust_code=trust_code)
+    config = _read_system(folder, trust_code=trust_code)
     processor = Processor.load(folder)
     if processor.config.has_words:
         _check_words(config, processor, folder)
     model = config.build()
     fill_weights(dict(model.named_parameters()), folder)
     return model.eval(), processor, _fingerprint(folder)
+
+
+def load_configs(folder: Path) -> tuple[Any, ProcessorConfig]:
+    """The configurations of a folder's system and preprocessing, without weights or words.
+
+    Args:
+        folder: As written by `save_model`.
+
+    Returns:
+        Both; code outside this package that they name is imported, as training does.
+
+    Raises:
+        ModelError: If a file is missing or damaged.
+    """
+    return _read_system(folder, trust_code=True), Processor.load_config(folder)
+
+
+def _read_system(folder: Path, *, trust_code: bool) -> Any:
+    values = read_config(folder)
+    if values.get("kind") == "temporal_memory":
+        raise ModelError(f"{folder}: kind temporal_memory decides masks; use `valor masks`")
+    system: Any = SystemConfig
+    return from_dict(system, values, where=str(folder / "config.json"), trust_code=trust_code)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

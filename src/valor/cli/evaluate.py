@@ -9,6 +9,7 @@ import tyro
 
 from valor.cli.arguments import Json, TrustCode, parse
 from valor.cli.progress import StageProgress
+from valor.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,11 @@ class Arguments:
     """Manifest, or the folder of a rendered world."""
     out: Path
     """Folder for report.json and report.html."""
-    split: str = "test"
-    """Which records are used."""
+    protocol: str | None = None
+    """A benchmark such as msrvtt-1ka: what is measured, from how much of each recording, beside
+    what was published."""
+    split: str | None = None
+    """Which records are used; `test`, or what the protocol says."""
     metric: str | None = None
     """One more metric: package.module:function of your own, from `evaluation.run.Outputs`."""
     trust_code: TrustCode = False
@@ -38,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
     from valor.recipes import find_function
     from valor.recipes.demo import evaluate_into
 
+    if arguments.protocol is not None:
+        return _by_protocol(arguments, arguments.protocol)
     metrics = {name: find_function(name) for name in [arguments.metric] if name}
     model = load(arguments.model, trust_code=arguments.trust_code)
     with StageProgress() as progress:
@@ -45,9 +51,31 @@ def main(argv: Sequence[str]) -> int:
             arguments.out,
             model,
             arguments.data,
-            split=arguments.split,
+            split=arguments.split or "test",
             metrics=metrics,
             report=progress,
         )
     print(json.dumps(report) if arguments.json else summary_table(report))
+    return 0
+
+
+def _by_protocol(arguments: Arguments, name: str) -> int:
+    from valor.inference import load
+    from valor.protocols import find_protocol
+    from valor.recipes.benchmark import comparison, evaluate_protocol
+
+    protocol = find_protocol(name)
+    if arguments.metric:
+        raise UsageError("--metric is not measured by a --protocol; leave one of them out")
+    model = load(arguments.model, trust_code=arguments.trust_code)
+    with StageProgress() as progress:
+        report = evaluate_protocol(
+            model,
+            protocol,
+            arguments.data,
+            arguments.out,
+            split=arguments.split,
+            report=progress,
+        )
+    print(json.dumps(report) if arguments.json else comparison(report, protocol))
     return 0

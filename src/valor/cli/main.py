@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "retrieval, captioning and answering by group of modalities",
     "compare": "models on the same data, with significance, item by item",
     "ablate": "the paper's ablations on the rendered world, and what agrees",
+    "reproduce": "compare a released checkpoint with what was published for it",
     "caption": "describe files by what is seen and heard",
     "masks": "decide what every pixel of a video shows",
     "ask": "answer a question about a file",

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from valor.cli.progress import StageProgress
 from valor.config import evolve
 from valor.errors import UsageError
 
-_OWN_OPTIONS = ("data", "out", "json", "help")
+_OWN_OPTIONS = ("data", "out", "protocol", "start", "estimate", "json", "help")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,12 @@ class Arguments:
     """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used."""
     out: Path
     """Run folder."""
+    protocol: str | None = None
+    """For finetune: a benchmark such as msvd-qa; or retrieval, captioning, answering."""
+    estimate: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print what the run would take on this machine, and run nothing."""
+    start: str | None = None
+    """For finetune: the model folder to go on from."""
     json: Json = False
     """A JSON object on stdout at the end."""
 
@@ -43,7 +49,9 @@ def main(argv: Sequence[str]) -> int:
     from valor.data.shards import is_shards
     from valor.recipes import find_recipe
 
-    config = evolve(find_recipe(arguments.recipe), changes)
+    options = {"protocol": arguments.protocol, "start": arguments.start}
+    given = {name: value for name, value in options.items() if value is not None}
+    config = evolve(find_recipe(arguments.recipe, **given), changes)
     shards = [path for path in arguments.data if is_shards(path)]
     if shards and len(arguments.data) > 1:
         raise UsageError(f"--data {shards[0]}: give one folder of shards alone")
@@ -52,11 +60,33 @@ def main(argv: Sequence[str]) -> int:
     else:
         records = [r for path in arguments.data for r in read_manifest(path, split="train")]
         source = None
+    if arguments.estimate:
+        return _estimate(config, len(records), as_json=arguments.json)
     with StageProgress() as progress:
         folder = config.run(records, arguments.out, source=source, report=progress)
     if os.environ.get("RANK", "0") != "0":  # One of several processes speaks for all.
         return 0
     print(json.dumps({"model": str(folder)}) if arguments.json else f"model in {folder}")
+    return 0
+
+
+def _estimate(config: Any, num_records: int, *, as_json: bool) -> int:
+    from valor.training.estimate import estimate
+    from valor.training.run import TrainConfig
+
+    if not isinstance(config, TrainConfig):
+        raise UsageError(f"--estimate counts runs of TrainConfig, not of {type(config).__name__}")
+    found = estimate(config, num_records)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return 0
+    print(
+        f"parameters   {found.parameters / 1e6:.1f} M, {found.trained / 1e6:.1f} M trained\n"
+        f"operations   {found.step_flop / 1e12:.3g} TFLOP a step, {found.num_steps} steps\n"
+        f"memory       {found.memory_bytes / 2**30:.1f} GiB\n"
+        f"time         {found.hours:.3g} hours at half of the {found.matrix_rate / 1e9:.0f} GFLOP/s"
+        f" that {found.device} reaches, reading of media not included"
+    )
     return 0
 
 

@@ -15,10 +15,12 @@ from valor.types import (
     AUDIOVISUAL,
     MEDIA_GROUPS,
     Batch,
+    EncoderOutput,
     Modality,
     QuestionBatch,
     Sample,
     TextBatch,
+    Tokens,
 )
 
 _NEEDS = {"vision": Modality.VISION, "audio": Modality.AUDIO, "both": AUDIOVISUAL}
@@ -149,6 +151,10 @@ def tensors_of(batch: Batch) -> dict[Place, Tensor]:
     texts += [("question", asked.group, asked.question) for asked in batch.questions]
     texts += [("answer", asked.group, asked.answer) for asked in batch.questions]
     tensors = {(name, 0, ""): getattr(batch, name) for name in plain}
+    for modality, output in (batch.encoded or {}).items():
+        for name, tokens in (("tokens", output.tokens), ("summary", output.summary)):
+            tensors[name, modality.value, "features"] = tokens.features
+            tensors[name, modality.value, "valid"] = tokens.valid
     for name, group, text in texts:
         tensors[name, group.value, "token_ids"] = text.token_ids
         tensors[name, group.value, "valid"] = text.valid
@@ -167,7 +173,18 @@ def batch_of(ids: list[str], tensors: Mapping[Place, Tensor]) -> Batch:
             if field == name and part == "valid"
         }
 
+    def tokens(name: str, modality: Modality) -> Tokens:
+        place = name, modality.value
+        return Tokens(features=tensors[*place, "features"], valid=tensors[*place, "valid"])
+
     answers = texts("answer")
+    encoded = {
+        modality: EncoderOutput(
+            tokens=tokens("tokens", modality), summary=tokens("summary", modality)
+        )
+        for modality in AUDIOVISUAL
+        if ("tokens", modality.value, "valid") in tensors
+    }
     return Batch(
         ids=ids,
         pixels=tensors.get(("pixels", 0, "")),
@@ -175,6 +192,7 @@ def batch_of(ids: list[str], tensors: Mapping[Place, Tensor]) -> Batch:
         spectrograms=tensors.get(("spectrograms", 0, "")),
         window_valid=tensors.get(("window_valid", 0, "")),
         row_seeds=tensors.get(("row_seeds", 0, "")),
+        encoded=encoded or None,
         aligned_texts=texts("aligned_texts"),
         caption_texts=texts("caption_texts"),
         questions=[
@@ -182,6 +200,14 @@ def batch_of(ids: list[str], tensors: Mapping[Place, Tensor]) -> Batch:
             for group, question in texts("question").items()
         ],
     )
+
+
+def placed(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
+    """The same batch on a device, its floating point numbers in a type."""
+    tensors = tensors_of(batch)
+    for place, tensor in tensors.items():
+        tensors[place] = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+    return batch_of(batch.ids, tensors)
 
 
 def _stack(arrays: Sequence[np.ndarray | None]) -> tuple[Tensor | None, Tensor | None]:

@@ -86,6 +86,18 @@ class Memory:
         """Rows of the batch."""
         return len(next(iter(self.tokens.values())).valid)
 
+    def rows(self, rows: Int[Tensor, " some"]) -> "Memory":
+        """The memory of these rows, in this order."""
+        tokens = {
+            modality: Tokens(features=tokens.features[rows], valid=tokens.valid[rows])
+            for modality, tokens in self.tokens.items()
+        }
+        layers = [
+            {name: KeyValue(*(part[rows] for part in source)) for name, source in layer.items()}
+            for layer in self.layers
+        ]
+        return Memory(tokens, layers, self.sources)
+
     def has(self, group: Modality) -> Bool[Tensor, " batch"]:
         """True for rows with every modality of the group."""
         if any(modality not in self.tokens for modality in group):

@@ -279,6 +279,7 @@ def read_tower(
     *,
     frozen: bool = False,
     input_size: tuple[int, ...] = (),
+    weights: bool = True,
 ) -> tuple[TowerConfig, nn.Module]:
     """Load a pretrained tower.
 
@@ -287,6 +288,7 @@ def read_tower(
         modality: Which half of a two-tower model is taken.
         frozen: Whether training leaves the weights as they are.
         input_size: As the tower's processor gives it; empty for the size it was trained with.
+        weights: False reads sizes alone and leaves weights random.
 
     Returns:
         The configuration and the model, for the constructor of a tower.
@@ -295,7 +297,7 @@ def read_tower(
         ModelError: If nothing can be loaded, weights are missing, or it is no tower of `modality`.
     """
     label = modality.label
-    whole, lacking = _load(source, label, input_size)
+    whole, lacking = _load(source, label, input_size, weights=weights)
     model = getattr(whole, f"{label}_model", whole)
     dim = getattr(model.config, "hidden_size", None)
     if model.main_input_name not in INPUTS[modality] or dim is None:
@@ -322,7 +324,7 @@ def read_tower(
 
 
 def _load(
-    source: str | Path, label: str, input_size: tuple[int, ...]
+    source: str | Path, label: str, input_size: tuple[int, ...], *, weights: bool
 ) -> tuple[Any, Collection[str]]:
     """The whole model, less what its settings can leave out, and names of weights it lacks."""
     from transformers import AutoConfig, AutoModel
@@ -334,6 +336,8 @@ def _load(
         if hasattr(half, "crop_size") and input_size:
             changes["crop_size"] = input_size[0]  # V-JEPA 2 turns by position: any size will do.
         half.update(changes)
+        if not weights:
+            return AutoModel.from_config(config, dtype=torch.float32), ()
         whole, found = AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
         )

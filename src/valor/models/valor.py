@@ -77,6 +77,9 @@ class ValorConfig:
     max_positions: int = 32
     """Most frames or audio windows that the decoder can tell apart."""
     prompts: PromptConfig = PromptConfig()
+    matches: bool = False
+    """Whether there is a head that tells if a text and media belong together, for the objective
+    `matching`."""
     projects_equal_widths: bool = True
     """Whether media tokens of the decoder's own width are projected too, and not only others; the
     released models leave them as they are."""
@@ -173,6 +176,7 @@ class Valor(nn.Module):
                 for name in ("vision", "audio")
             }
         )
+        self.match_head = nn.Linear(width, 1) if config.matches else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         for part in (self.vision, self.audio, self.heads, self.memory_projections):
             if not isinstance(part, VisionTower | AudioTower):
@@ -192,6 +196,7 @@ class Valor(nn.Module):
         frozen: Modality = Modality(0),
         config: ValorConfig | None = None,
         frames_px: int | None = None,
+        weights: bool = True,
     ) -> "Valor":
         """Start from pretrained towers of the transformers library.
 
@@ -206,6 +211,7 @@ class Valor(nn.Module):
             frozen: The towers whose weights training leaves as they are.
             config: Of everything else; the defaults are VALOR-B's.
             frames_px: Height and width of frames, where not the tower's own.
+            weights: False leaves them random: for sizes alone, made on the meta device.
 
         Returns:
             The model; its `config` rebuilds it without the hub.
@@ -226,7 +232,9 @@ class Valor(nn.Module):
             if source is not None:
                 given = frames_px if modality is Modality.VISION else None
                 size = (given, given) if given else ()
-                found = read_tower(source, modality, frozen=modality in frozen, input_size=size)
+                found = read_tower(
+                    source, modality, frozen=modality in frozen, input_size=size, weights=weights
+                )
                 changes[modality.label], towers[modality.label] = found
         if text is not None:
             changes["decoder"] = config.decoder_config
@@ -235,7 +243,7 @@ class Valor(nn.Module):
     def forward(self, batch: Batch) -> Encoded:
         """Encode everything in a batch that objectives compare or describe."""
         outputs = self.encode_media(batch)
-        describes = bool(batch.caption_texts or batch.questions)
+        describes = bool(batch.caption_texts or batch.questions or self.match_head)
         return Encoded(
             media=self.embed_media(outputs),
             aligned_texts=self._encode_texts(batch.aligned_texts),
@@ -245,7 +253,7 @@ class Valor(nn.Module):
 
     def encode_media(self, batch: Batch) -> dict[Modality, EncoderOutput]:
         """Run the vision and audio encoders on the rows that have the modality."""
-        outputs = {}
+        outputs = dict(batch.encoded or {})
         if batch.pixels is not None and batch.frame_valid is not None:
             outputs[Modality.VISION] = encode_present(self.vision, batch.pixels, batch.frame_valid)
         if batch.spectrograms is not None and batch.window_valid is not None:

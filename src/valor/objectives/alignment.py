@@ -1,64 +1,160 @@
-"""MGA: Multimodal Grouping Alignment, the contrast of text with each group of modalities.
+"""MGA: Multimodal Grouping Alignment, the contrast of groups of modalities with each other.
 
 Source: VALOR 3.3, equations 2 and 4. Differs from the paper: the temperature is stored as its log,
-and rows with the same text are positives of each other instead of false negatives.
+and rows with the same text are positives of each other instead of false negatives. Other losses of
+a pair: SigLIP (arXiv 2303.15343), and GRAM (arXiv 2412.11959).
 """
 
+from typing import Literal
+
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from valor.config import configclass
-from valor.models.fusion import join, similarity
+from valor.models.fusion import join, pooled, similarity
 from valor.models.valor import Encoded
 from valor.objectives.base import LossTerm
-from valor.types import MEDIA_GROUPS, Batch, Modality, TextBatch
+from valor.types import MEDIA_GROUPS, Batch, Embeddings, Modality, TextBatch
+
+_FLAT = 1e-6
+"""Squared volumes are at least this, where the root still has a gradient."""
 
 
 @configclass
 class AlignmentConfig:
-    """Which groups are contrasted with text, and how much it counts."""
+    """Which groups are contrasted, how, and how much it counts."""
 
     groups: tuple[Modality, ...] = MEDIA_GROUPS
+    """Groups of media that are contrasted with text."""
+    pairs: tuple[tuple[Modality, Modality], ...] = ()
+    """Further pairs, such as vision with audio, or vision+text with audio (the paper's M7). The
+    text beside media is the one about all media of the pair."""
+    loss: Literal["softmax", "sigmoid", "volume"] = "softmax"
+    """Cross-entropy of similarities; SigLIP's decision on every pair by itself; or cross-entropy
+    of how small a volume the vectors of all modalities span (GRAM), pooled to one of each."""
+    sigmoid_bias: float = -10.0
+    """Added to the scaled similarities by `sigmoid`; SigLIP learns it from this value."""
     weight: float = 1.5
     """The paper's alpha."""
 
     def __post_init__(self) -> None:
-        """Reject groups that cannot be contrasted with text."""
+        """Reject what cannot be contrasted."""
         if any(not group or Modality.TEXT in group for group in self.groups):
-            raise ValueError("groups are made of vision and audio")
+            raise ValueError("groups are made of vision and audio; pairs may have text too")
+        if any(not left or not right or left & right for left, right in self.pairs):
+            raise ValueError("a pair is made of two groups without a modality in common")
+
+    @property
+    def contrasts(self) -> dict[str, tuple[Modality, Modality]]:
+        """Every pair by its name in terms; with text alone, the name of the other group."""
+        texts = {group.label: (Modality.TEXT, group) for group in self.groups}
+        return texts | {f"{a.label}:{b.label}": (a, b) for a, b in self.pairs}
 
 
 def align(encoded: Encoded, batch: Batch, config: AlignmentConfig) -> dict[str, LossTerm]:
-    """Contrast each group's media with its texts.
+    """Contrast the groups of each pair over the batch.
 
     Args:
         encoded: With `media` and `aligned_texts`.
         batch: The texts' token ids tell which rows mean the same.
-        config: Groups and weight; each group counts `weight / len(groups)`.
+        config: Pairs, loss and weight, which is shared by all pairs alike.
 
     Returns:
-        One term per group that at least two rows have every modality of.
+        One term per pair that at least two rows have every modality of.
     """
     terms: dict[str, LossTerm] = {}
-    for group in config.groups:
-        if group not in encoded.aligned_texts or any(m not in encoded.media for m in group):
+    for name, (left, right) in config.contrasts.items():
+        about = (left | right) & ~Modality.TEXT
+        parts = dict(encoded.media)
+        if about in encoded.aligned_texts:
+            parts[Modality.TEXT] = encoded.aligned_texts[about]
+        if any(modality not in parts for modality in left | right):
             continue
-        text = encoded.aligned_texts[group]
-        rows = text.present
-        for modality in group:
-            rows = rows & encoded.media[modality].present
+        rows = torch.stack([parts[modality].present for modality in left | right]).all(dim=0)
         num_rows = int(rows.sum())
         if num_rows < 2:
             continue
-        media = join(encoded.media, group).select(rows)
-        scores = similarity(text.select(rows), media)
-        positive = same_text(batch.aligned_texts[group])[rows][:, rows]
-        terms[f"align/{group.label}"] = LossTerm(
-            value=contrastive_loss(scores, positive, encoded.log_scale),
-            weight=config.weight / len(config.groups),
+        positive = torch.eye(num_rows, dtype=torch.bool, device=rows.device)
+        if left is Modality.TEXT:
+            positive = same_text(batch.aligned_texts[about])[rows][:, rows]
+        found = {modality: embeddings.select(rows) for modality, embeddings in parts.items()}
+        terms[f"align/{name}"] = LossTerm(
+            value=_pair_loss(found, left, right, positive, encoded.log_scale, config),
+            weight=config.weight / len(config.contrasts),
             num_rows=num_rows,
         )
     return terms
+
+
+def _pair_loss(
+    parts: dict[Modality, Embeddings],
+    left: Modality,
+    right: Modality,
+    positive: Bool[Tensor, "rows rows"],
+    log_scale: Float[Tensor, ""],
+    config: AlignmentConfig,
+) -> Float[Tensor, ""]:
+    if config.loss == "volume":
+        sides = [torch.stack([pooled(parts[m]) for m in side], dim=1) for side in (left, right)]
+        return contrastive_loss(-volume(*sides), positive, log_scale)
+    scores = similarity(join(parts, left), join(parts, right))
+    if config.loss == "sigmoid":
+        return sigmoid_loss(scores, positive, log_scale, config.sigmoid_bias)
+    return contrastive_loss(scores, positive, log_scale)
+
+
+def volume(
+    left: Float[Tensor, "rows some embed"], right: Float[Tensor, "items others embed"]
+) -> Float[Tensor, "rows items"]:
+    """Volume that the vectors of a row and those of an item span together.
+
+    Args:
+        left: Unit vectors of each row, one per modality.
+        right: Unit vectors of each item.
+
+    Returns:
+        From 0, where the vectors depend on each other, to 1, where they are orthogonal.
+
+    Source:
+        GRAM (arXiv 2412.11959), equation 2: the root of the Gram matrix's determinant.
+    """
+    rows, items = len(left), len(right)
+    whole = torch.cat(
+        [
+            left[:, None].expand(-1, items, -1, -1),
+            right[None].expand(rows, -1, -1, -1),
+        ],
+        dim=2,
+    )
+    gram = whole @ whole.transpose(2, 3)
+    return gram.float().det().clamp(min=_FLAT).sqrt()
+
+
+def sigmoid_loss(
+    scores: Float[Tensor, "rows rows"],
+    positive: Bool[Tensor, "rows rows"],
+    log_scale: Float[Tensor, ""],
+    bias: float,
+) -> Float[Tensor, ""]:
+    """Say of every pair by itself whether it belongs together.
+
+    Args:
+        scores: Similarity of every row with every row.
+        positive: True where two belong together; at least the diagonal.
+        log_scale: Natural log of 1 / temperature; learned.
+        bias: Added to the scaled scores.
+
+    Returns:
+        Sum over a row's pairs, mean over rows, in nats.
+
+    Source:
+        SigLIP (arXiv 2303.15343), equation 1. The bias is no weight here.
+    """
+    logits = scores * log_scale.exp() + bias
+    loss = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="sum")
+    return loss / len(scores)
 
 
 def contrastive_loss(

@@ -9,7 +9,7 @@ from valor.config import configclass
 from valor.models.decoder import Predictor, Remembered
 from valor.objectives.base import LossTerm
 from valor.objectives.captioning import Masking, predict_words
-from valor.types import Batch, SpecialIds
+from valor.types import AUDIOVISUAL, Batch, Modality, SpecialIds
 
 
 @configclass
@@ -19,6 +19,8 @@ class AnsweringConfig:
     weight: float = 1.0
     mask_fraction: float | None = 0.99
     """Share of the words that are predicted; None predicts every word in one pass."""
+    using: Modality = AUDIOVISUAL
+    """Answers look at no other modality, whatever a question's group has."""
 
 
 def answer(
@@ -42,21 +44,21 @@ def answer(
     """
     terms: dict[str, LossTerm] = {}
     for questions in batch.questions:
-        memory = encoded.memory
-        if memory is None or not any(m in memory.tokens for m in questions.group):
+        memory, group = encoded.memory, questions.group & config.using
+        if memory is None or not any(m in memory.tokens for m in group):
             continue
         words = predict_words(
             decoder,
             decoder.question_prompt(questions.question),
             questions.answer,
             memory,
-            questions.group,
+            group,
             Masking(mask_id=special.mask, fraction=config.mask_fraction, seeds=batch.row_seeds),
         )
-        has_media = torch.stack([memory.has(m) for m in questions.group]).any(dim=0)
+        has_media = torch.stack([memory.has(m) for m in group]).any(dim=0)
         scored = words.scored & (has_media & questions.question.has_text)[:, None]
         losses = words.losses(decoder, scored)
-        terms[f"answer/{questions.group.label}"] = LossTerm(
+        terms[f"answer/{group.label}"] = LossTerm(
             value=losses.sum() / max(1, len(losses)),
             weight=config.weight / len(batch.questions),
             num_rows=int(scored.any(dim=1).sum()),

@@ -7,7 +7,7 @@ projected once.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -57,24 +57,52 @@ def caption(
     Returns:
         One term per group with texts, also if no row has its media.
     """
+    masking = Masking(mask_id=special.mask, fraction=config.mask_fraction, seeds=batch.row_seeds)
+    terms = written_terms(encoded, batch, decoder, config.groups, masking, config.label_smoothing)
+    return {
+        f"caption/{group.label}": replace(term, weight=config.weight / len(config.groups))
+        for group, term in terms.items()
+    }
+
+
+def written_terms(
+    encoded: Remembered,
+    batch: Batch,
+    decoder: Predictor,
+    groups: Sequence[Modality],
+    masking: "Masking",
+    label_smoothing: float = 0.0,
+) -> dict[Modality, LossTerm]:
+    """Predict words of each group's captions, all groups in one pass of the decoder.
+
+    Args:
+        encoded: With the decoder's memory.
+        batch: With `caption_texts`.
+        decoder: Predicts words.
+        groups: Those to write from.
+        masking: How words are masked.
+        label_smoothing: Share of the target that is spread over all other words.
+
+    Returns:
+        By group with texts, also if no row has its media: mean cross-entropy of words, weight 1.
+    """
     memory = encoded.memory
-    groups = [group for group in config.groups if group in batch.caption_texts]
+    groups = [group for group in groups if group in batch.caption_texts]
     if memory is None or not groups:
         return {}
     texts = interleave([batch.caption_texts[group] for group in groups])
-    masking = Masking(mask_id=special.mask, fraction=config.mask_fraction, seeds=batch.row_seeds)
     prompt = decoder.caption_prompt(len(texts.valid))
     words = predict_words(decoder, prompt, texts, memory, groups, masking)
     present = torch.stack([memory.has(group) for group in groups], dim=1)
     scored = words.scored & present.flatten()[:, None]
-    losses = words.losses(decoder, scored, config.label_smoothing)
+    losses = words.losses(decoder, scored, label_smoothing)
     row, _ = scored.nonzero(as_tuple=True)
-    terms: dict[str, LossTerm] = {}
+    terms: dict[Modality, LossTerm] = {}
     for index, group in enumerate(groups):
         own = losses[row % len(groups) == index]
-        terms[f"caption/{group.label}"] = LossTerm(
+        terms[group] = LossTerm(
             value=own.sum() / max(1, len(own)),
-            weight=config.weight / len(config.groups),
+            weight=1.0,
             num_rows=int(scored[index :: len(groups)].any(dim=1).sum()),
             num_words=len(own),
         )
@@ -90,6 +118,8 @@ class Masking:
     """Share of the words; None masks each word by itself."""
     seeds: Int[Tensor, " rows"] | None
     """Of what is drawn for each row; None draws from torch's generator."""
+    both_sides: bool = False
+    """Whether the words after a masked one are seen too, as in BERT."""
 
     def seeds_of(self, groups: Sequence[Modality]) -> Int[Tensor, " texts"] | None:
         """Of each row's texts, one for each group."""
@@ -137,7 +167,7 @@ def predict_words(
     Returns:
         What was predicted from what.
     """
-    if not isinstance(decoder, Decoder) or decoder.causal:
+    if not isinstance(decoder, Decoder) or (decoder.causal and not masking.both_sides):
         hidden = decoder.read(prompt, texts, memory, groups)
     elif masking.fraction is None:
         mask_id = masking.mask_id
@@ -149,7 +179,11 @@ def predict_words(
         random_ids = (draws[1] * decoder.text.config.vocab_size).long()
         corrupted = corrupt(texts.token_ids, chosen, masking.mask_id, draws[2], random_ids)
         masked = TextBatch(token_ids=corrupted, valid=texts.valid)
-        hidden = decoder.read(prompt, masked, memory, groups)
+        hidden = (
+            decoder(masked, memory, groups, num_prefix=corrupted.shape[1])
+            if masking.both_sides
+            else decoder.read(prompt, masked, memory, groups)
+        )
         return PredictedWords(hidden=hidden, token_ids=texts.token_ids, scored=chosen)
     return PredictedWords(
         hidden=hidden[:, :-1], token_ids=texts.token_ids[:, 1:], scored=texts.valid[:, 1:]

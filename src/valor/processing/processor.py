@@ -132,9 +132,9 @@ class Processor:
             text = self.text_tokenizer.to_json()
             (folder / _TEXT_TOKENIZER_FILE).write_text(text, encoding="utf-8")
 
-    @classmethod
-    def load(cls, folder: Path) -> "Processor":
-        """Read from a model folder; a missing or damaged file is a `ModelError`."""
+    @staticmethod
+    def load_config(folder: Path) -> ProcessorConfig:
+        """Read what a model folder says of it; a missing or damaged file is a `ModelError`."""
         path = folder / _CONFIG_FILE
         try:
             values = parse_json(path.read_bytes(), str(path))
@@ -142,7 +142,12 @@ class Processor:
             raise ModelError(f"{path}: missing; is {folder} a model folder?") from None
         except ConfigError as error:
             raise ModelError(str(error)) from None
-        config = from_dict(ProcessorConfig, values, where=str(path))
+        return from_dict(ProcessorConfig, values, where=str(path))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Processor":
+        """Read from a model folder; a missing or damaged file is a `ModelError`."""
+        config = cls.load_config(folder)
         own = folder / _TEXT_TOKENIZER_FILE
         return cls(
             config,

@@ -14,6 +14,11 @@ RECIPES = {
     "tiny": "valor.recipes.tiny:tiny",
     "tiny_quick": "valor.recipes.tiny:tiny_quick",
     "bridge_encoders": "valor.recipes.bridge:bridge_encoders",
+    "small": "valor.recipes.paper:small",
+    "valor_base": "valor.recipes.paper:valor_base",
+    "valor_large": "valor.recipes.paper:valor_large",
+    "from_siglip2_clap": "valor.recipes.paper:from_siglip2_clap",
+    "finetune": "valor.recipes.finetune:finetune",
     "bridge_captions": "valor.recipes.bridge:bridge_captions",
     "bridge_instructions": "valor.recipes.bridge:bridge_instructions",
     "tmanet_world": "valor.recipes.tmanet:tmanet_world",
@@ -35,11 +40,12 @@ class Recipe(Protocol):
         ...
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str, **options: str) -> Recipe:
     """Return a recipe's configuration.
 
     Args:
         name: One of `RECIPES`, or `package.module:function` of your own.
+        **options: What the function takes, such as the protocol of `finetune`.
 
     Returns:
         What the function returns.
@@ -52,7 +58,7 @@ def find_recipe(name: str) -> Recipe:
         raise UsageError(f"unknown recipe {name!r}; there is {known}, or package.module:function")
     function = find_function(RECIPES.get(name, name))
     try:
-        config = function()
+        config = function(**options)
     except (ValueError, TypeError) as error:
         raise UsageError(f"no recipe {name!r}: {error}") from None
     if not isinstance(config, Recipe):

@@ -1,12 +1,21 @@
 """AdamW with warm-up, gradient clipping and float32 master weights for a bfloat16 model."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from valor.config import configclass
+from valor.errors import ConfigError
 from valor.training.parallel import complete, is_cut, local, part_of, summed
+
+_LAYER = re.compile(r"(?P<stack>.*?\b(?:blocks|layers|layer))\.(?P<index>\d+)\.")
+_FIRST = re.compile(r"embedding|position|cls_token|pre_norm|prompt_mark")
+"""What comes before a tower's first layer."""
 
 
 @configclass
@@ -21,6 +30,14 @@ class OptimConfig:
     warmup_fraction: float = 0.1
     """Part of the run over which the rate rises; after it the rate falls linearly to zero."""
     clip_norm: float = 5.0
+    rates: dict[str, float] = field(default_factory=dict[str, float])
+    """Learning rates of the weights whose names begin so, such as `vision.`, in the place of
+    `learning_rate`; the longest fitting beginning counts."""
+    layer_decay: float = 1.0
+    """The rate of a layer is this times that of the layer above it."""
+    average: float = 0.0
+    """Share of the past in a moving average of the weights, such as 0.999, which is what the model
+    folder then holds; 0 for none."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -28,6 +45,11 @@ class OptimConfig:
             raise ValueError(
                 f"learning_rate={self.learning_rate} must be above 0 and "
                 f"warmup_fraction={self.warmup_fraction} in [0, 1)"
+            )
+        if not 0 < self.layer_decay <= 1 or not 0 <= self.average < 1:
+            raise ValueError(
+                f"layer_decay={self.layer_decay} must be in (0, 1] and average={self.average} "
+                "in [0, 1)"
             )
 
 
@@ -52,15 +74,34 @@ class Optimizer:
             for name, p in model.named_parameters()
             if p.requires_grad
         }
-        decayed = [p for p in self.masters.values() if p.dim() > 1]
-        others = [p for p in self.masters.values() if p.dim() <= 1]
+        self.averages = {n: p.detach().clone() for n, p in self.masters.items() if config.average}
         self.adamw = torch.optim.AdamW(
-            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+            self._groups(),
             lr=config.learning_rate,
             betas=(config.beta_first, config.beta_second),
             weight_decay=config.weight_decay,
             fused=True,
         )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Weights by what they have in common: decay, and rate relative to the run's."""
+        config = self.config
+        depths = layer_depths(self.masters)
+        groups: dict[tuple[bool, float], list[Tensor]] = defaultdict(list)
+        for name, weight in self.masters.items():
+            fitting = [beginning for beginning in config.rates if name.startswith(beginning)]
+            rate = config.rates[max(fitting, key=len)] if fitting else config.learning_rate
+            factor = rate / config.learning_rate * config.layer_decay ** depths[name]
+            groups[weight.dim() > 1, factor].append(weight)
+        for beginning in config.rates:
+            if not any(name.startswith(beginning) for name in self.masters):
+                raise ConfigError(
+                    f"optim.rates: no trained weight's name begins with {beginning!r}"
+                )
+        return [
+            {"params": weights, "factor": factor} | ({} if decays else {"weight_decay": 0.0})
+            for (decays, factor), weights in groups.items()
+        ]
 
     @property
     def statistics(self) -> dict[str, Tensor]:
@@ -71,8 +112,9 @@ class Optimizer:
     @property
     def weights(self) -> dict[str, Tensor]:
         """Everything that a model folder holds, in float32."""
-        masters = {name: complete(x) for name, x in self.as_parts(self.masters).items()}
-        return {**masters, **{name: x.float() for name, x in self.statistics.items()}}
+        kept = self.as_parts(self.averages or self.masters)
+        statistics = {name: x.float() for name, x in self.statistics.items()}
+        return {**{name: complete(x) for name, x in kept.items()}, **statistics}
 
     def as_parts(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What this rank has for its part of each weight, as parts of wholes."""
@@ -109,8 +151,10 @@ class Optimizer:
                 if master.grad is not None:
                     master.grad *= factor
             for group in self.adamw.param_groups:
-                group["lr"] = self.learning_rate(step)
+                group["lr"] = self.learning_rate(step) * group["factor"]
             self.adamw.step()
+            for name, average in self.averages.items():
+                average.lerp_(self.masters[name].detach(), 1 - self.config.average)
             self.publish()
         self.adamw.zero_grad()
         squares: dict[str, Tensor] = {}
@@ -143,3 +187,20 @@ class Optimizer:
         for name, parameter in self.model.named_parameters():
             if name in self.masters:
                 yield self.masters[name], parameter
+
+
+def layer_depths(names: Iterable[str]) -> dict[str, int]:
+    """How many layers of its own tower stand above each weight; 0 for those outside of layers."""
+    places = {name: _LAYER.match(name) for name in names}
+    tops: dict[str, int] = defaultdict(int)
+    for place in places.values():
+        if place:
+            tops[place["stack"]] = max(tops[place["stack"]], int(place["index"]))
+    depths = dict.fromkeys(places, 0)
+    for name, place in places.items():
+        if place:
+            depths[name] = tops[place["stack"]] - int(place["index"])
+        elif _FIRST.search(name):
+            towers = [stack for stack in tops if stack.split(".")[:1] == name.split(".")[:1]]
+            depths[name] = max((tops[stack] + 1 for stack in towers), default=0)
+    return depths

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from valor.checkpoints.folder import save_model
-from valor.config import configclass, fingerprint
-from valor.data.collate import batch_of, collate_training, tensors_of
+from valor.config import configclass, evolve, fingerprint
+from valor.data.collate import collate_training, placed
 from valor.data.loader import Loader, ReadingConfig
 from valor.data.manifest import Record
 from valor.data.mixture import Mixture
@@ -39,9 +39,10 @@ from valor.training.parallel import (
     summed,
     wait_for_all,
 )
-from valor.training.start import FolderConfig, StartConfig, begin
+from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
 from valor.training.state import claim
 from valor.training.step import ComputeConfig, ObjectivesConfig, found_terms, shared_losses
+from valor.training.token_cache import TokenStore, load_tokens
 
 
 @configclass
@@ -57,21 +58,31 @@ class TrainConfig:
     batch_size: int = 64
     """Of all processes together."""
     num_steps: int = 1000
+    num_epochs: int | None = None
+    """Passes over the data, in the place of `num_steps`."""
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 where the processor multiplies matrices in it."""
     save_every: int = 200
     """Steps between two states on disk."""
+    cache_frozen: bool = False
+    """Run towers that are frozen once, and keep their tokens in the run folder in float16."""
     reading: ReadingConfig | None = None
     """How a new view of each sample is read at every step. None decodes media files once, as
     inference sees them; shards are then read at every step with the defaults."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
-        if min(self.batch_size, self.num_steps, self.save_every) < 1:
-            raise ValueError("batch_size, num_steps and save_every must be at least 1")
-        if not isinstance(self.model, FolderConfig):
+        if min(self.batch_size, self.num_steps, self.save_every, self.num_epochs or 1) < 1:
+            raise ValueError("batch_size, num_steps, num_epochs and save_every must be at least 1")
+        if not isinstance(self.model, FolderConfig | TowersConfig):
             self.model.check(self.processor)
+
+    def steps_on(self, num_records: int) -> int:
+        """Steps of the run on so many records."""
+        if self.num_epochs is None:
+            return self.num_steps
+        return math.ceil(self.num_epochs * num_records / self.batch_size)
 
     def run(
         self,
@@ -109,14 +120,9 @@ def run(
         ConfigError: If the folder holds a run of another configuration.
         ManifestError: If no record can be read, or two have the same id.
     """
-    if not any(record.captions or record.questions for record in records):
-        raise ManifestError(
-            f"none of {len(records)} records has a caption or a question to train on"
-        )
-    counts = Counter(record.id for record in records)
-    if len(counts) < len(records):
-        twice, count = counts.most_common(1)[0]
-        raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
+    _check(records)
+    if config.num_epochs is not None:
+        config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
     with processes():
         return _run(config, records, out, source, report)
 
@@ -135,9 +141,13 @@ def _run(
         torch.manual_seed(config.seed)
         model, processor = begin(config.model, config.processor, records)
         source = source or _source(config, records, processor, out, report)
-    adapt(model, config.adapt)
-    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-    model.to(device(), _dtype(config.precision))
+        adapt(model, config.adapt)
+        frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+        model.to(device(), training_dtype(config.precision))
+        tokens = None
+        if config.cache_frozen:
+            told = partial(report, "encode")
+            tokens = load_tokens(model, source, processor, out / "cache", progress=told)
     special = processor.tokenizer.special
     shared = shared_losses(model, config.objectives, special, config.compute)
     task = Task(
@@ -146,7 +156,7 @@ def _run(
         num_steps=config.num_steps,
         save_every=config.save_every,
         seed=config.seed,
-        losses=lambda first: _losses(config, shared, processor, source, first),
+        losses=lambda first: _losses(config, shared, processor, source, first, tokens),
     )
     weights = merged(model, frozen | fit(task, out, report=report))
     if rank() == 0:
@@ -154,6 +164,18 @@ def _run(
         save_model(out / "model", model.config, weights, processor, card=card)
     wait_for_all()
     return out / "model"
+
+
+def _check(records: Sequence[Record]) -> None:
+    """Raise a `ManifestError` unless there is something to learn, and each id stands once."""
+    if not any(record.captions or record.questions for record in records):
+        raise ManifestError(
+            f"none of {len(records)} records has a caption or a question to train on"
+        )
+    counts = Counter(record.id for record in records)
+    if len(counts) < len(records):
+        twice, count = counts.most_common(1)[0]
+        raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
 
 
 def _source(
@@ -169,7 +191,12 @@ def _source(
 
 
 def _losses(
-    config: TrainConfig, shared: nn.Module, processor: Processor, source: Source, first: int
+    config: TrainConfig,
+    shared: nn.Module,
+    processor: Processor,
+    source: Source,
+    first: int,
+    tokens: TokenStore | None,
 ) -> Losses:
     """Read this process's rows of each step, draw their texts, and compute the objectives."""
     stored = isinstance(source, SampleStore)
@@ -182,7 +209,7 @@ def _losses(
         rank=rank(),
         num_ranks=num_ranks(),
     )
-    dtype = _dtype(config.precision)
+    dtype = training_dtype(config.precision)
     parameters = dict(shared.named_parameters())
     scale = next((p for name, p in parameters.items() if name.endswith("log_scale")), None)
     with closing(loader):
@@ -192,11 +219,9 @@ def _losses(
                 batch = collate_training(
                     loaded.samples, loaded.records, processor, seed=config.seed, step=loaded.step
                 )
-                tensors = tensors_of(batch)
-                for place, tensor in tensors.items():
-                    floats = tensor.is_floating_point()
-                    tensors[place] = tensor.to(device(), dtype if floats else tensor.dtype)
-                terms = found_terms(shared(batch_of(batch.ids, tensors)))
+                if tokens is not None:
+                    tokens.put(batch)
+                terms = found_terms(shared(placed(batch, device(), dtype)))
             yield StepLoss(
                 terms=terms,
                 ids=[record.id for record in loaded.records],
@@ -205,7 +230,8 @@ def _losses(
             )
 
 
-def _dtype(precision: str) -> torch.dtype:
+def training_dtype(precision: str) -> torch.dtype:
+    """What a run's precision means on this machine."""
     if precision == "auto":
         if device().type == "cuda":
             return torch.bfloat16

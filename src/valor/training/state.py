@@ -149,7 +149,7 @@ class States:
 
 def _tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """Copies of weights and moments under flat names, as parts of wholes where ranks cut them."""
-    values: dict[str, dict[str, torch.Tensor]] = {"weight": dict(optimizer.masters)}
+    values = {"weight": dict(optimizer.masters), "average": dict(optimizer.averages)}
     moments = optimizer.adamw.state
     for key in ("exp_avg", "exp_avg_sq"):
         values[key] = {
@@ -175,6 +175,8 @@ def _restore(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> None:
         optimizer.adamw.state[master] = {
             key: local(tensors[f"{key}.{name}"]) for key in ("step", "exp_avg", "exp_avg_sq")
         }
+    for name, average in optimizer.averages.items():
+        average.copy_(local(tensors[f"average.{name}"]))
     for name, statistic in optimizer.statistics.items():
         statistic.copy_(tensors[f"statistic.{name}"])
     optimizer.publish()

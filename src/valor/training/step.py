@@ -15,6 +15,9 @@ from valor.objectives.alignment import AlignmentConfig, align
 from valor.objectives.answering import AnsweringConfig, answer
 from valor.objectives.base import LossTerm, OtherObjective, total
 from valor.objectives.captioning import CaptioningConfig, caption
+from valor.objectives.distillation import DistillationConfig, distil
+from valor.objectives.masked_language import MaskedLanguageConfig, model_masked_language
+from valor.objectives.matching import MatchingConfig, match
 from valor.training.parallel import (
     Parallel,
     averaged,
@@ -34,6 +37,10 @@ class ObjectivesConfig:
     alignment: AlignmentConfig | None = AlignmentConfig()
     captioning: CaptioningConfig | None = CaptioningConfig()
     answering: AnsweringConfig | None = None
+    masked_language: MaskedLanguageConfig | None = None
+    matching: MatchingConfig | None = None
+    """Needs a model with `matches`."""
+    distillation: DistillationConfig | None = None
     others: tuple[OtherObjective, ...] = ()
     """Of other systems, and from outside the package."""
 
@@ -122,6 +129,13 @@ class Losses(nn.Module):
             terms |= caption(encoded, batch, decoder, config.captioning, self.special)
         if config.answering:
             terms |= answer(encoded, batch, decoder, config.answering, self.special)
+        if config.masked_language:
+            own = config.masked_language
+            terms |= model_masked_language(encoded, batch, decoder, own, self.special)
+        if config.matching:
+            terms |= match(encoded, batch, decoder, self.model.match_head, config.matching)
+        if config.distillation:
+            terms |= distil(encoded, config.distillation)
         for objective in config.others:
             terms |= objective.terms(encoded, batch, decoder, self.special)
         return replace(encoded, memory=None) if config.alignment else None, terms

@@ -1,0 +1,86 @@
+"""Laws of estimates: what is counted is what is computed."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.tiny import small_run
+from valor.cli.main import main
+from valor.config import evolve
+from valor.data.collate import collate_training
+from valor.data.manifest import read_manifest
+from valor.data.samples import load_sample
+from valor.objectives.base import total
+from valor.recipes import find_recipe
+from valor.training import estimate as estimating
+from valor.training.estimate import estimate
+from valor.training.run import TrainConfig
+from valor.training.start import begin
+from valor.training.step import loss_terms
+
+
+@pytest.fixture(autouse=True)
+def known_rate(monkeypatch):
+    monkeypatch.setattr(estimating, "matrix_rate", lambda dtype: ("cpu", 1e12))
+
+
+def test_the_paper_sized_step_is_within_15_percent_of_the_benchmarks():
+    sizes = {"processor.max_text_length": 30, "processor.spectrogram.num_windows": 1}
+    found = estimate(evolve(TrainConfig(), {**sizes, "batch_size": 2}), 0)
+    assert found.step_flop == pytest.approx(1.34e12, rel=0.15)
+    assert found.hours == pytest.approx(1000 * found.step_flop / 0.5e12 / 3600)
+
+
+def test_operations_are_those_of_a_real_step(world, monkeypatch):
+    # The counter sees plain matrix products, not those that oneDNN makes.
+    monkeypatch.setattr("valor.encoders.layers.linear", _linear)
+    monkeypatch.setattr("valor.models.fusion.linear", _linear)
+    monkeypatch.setattr("valor.models.decoder.linear", _linear)
+    config = evolve(small_run(), {"model.vision.num_layers": 3, "model.text.num_layers": 2})
+    records = read_manifest(world, split="train")[: config.batch_size]
+    model, processor = begin(config.model, config.processor, records)
+    samples = [load_sample(record, processor) for record in records]
+    batch = collate_training(samples, records, processor, seed=0, step=0)
+    with FlopCounterMode(display=False) as counter:
+        terms = loss_terms(model, batch, config.objectives, processor.tokenizer.special)
+        total(terms).backward()
+    found = estimate(evolve(config, {"model.text.vocab_size": processor.tokenizer.vocab_size}), 12)
+    # Texts of the world are shorter than the longest that the estimate takes them to be.
+    assert counter.get_total_flops() <= found.step_flop <= 1.8 * counter.get_total_flops()
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+
+
+def _linear(x, weight, bias=None, *, gelu=False):
+    y = torch.nn.functional.linear(x, weight, bias)
+    return torch.nn.functional.gelu(y) if gelu else y
+
+
+def test_frozen_weights_cost_no_gradient():
+    config = small_run()
+    frozen = evolve(config, {"adapt.frozen": ["vision.", "audio."]})
+    whole, part = estimate(config, 12), estimate(frozen, 12)
+    assert part.trained < whole.trained == whole.parameters == part.parameters
+    assert part.step_flop < whole.step_flop
+    assert part.memory_bytes < whole.memory_bytes
+    epochs = estimate(evolve(config, {"num_epochs": 5}), 12)
+    assert epochs.num_steps == 10
+
+
+def test_the_command_line_estimates_and_runs_nothing(world, model_folder, tmp_path, capsys):
+    words = ["train", "finetune", "--start", str(model_folder), "--data", str(world)]
+    words += ["--out", str(tmp_path / "run"), "--estimate"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_steps"] == 2  # 10 epochs of 12 recordings in batches of 64.
+    assert main(words) == 0
+    assert "hours at half of the 1000 GFLOP/s that cpu reaches" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert main(["train", "tmanet_world", *words[2:], "--estimate"]) == 2
+
+
+def test_the_small_recipe_is_as_large_as_it_says():
+    found = estimate(find_recipe("small"), 0)
+    assert found.parameters == pytest.approx(41e6, rel=0.02)
+    assert found.step_flop == pytest.approx(3.7e12, rel=0.02)

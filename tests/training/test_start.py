@@ -1,0 +1,117 @@
+"""Laws of what training begins with: towers from folders, and released files."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file
+
+from valor.checkpoints.official_keys import video_swin
+from valor.config import evolve
+from valor.data.manifest import read_manifest
+from valor.encoders.text import BertConfig
+from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
+from valor.errors import ModelError
+from valor.models.valor import ValorConfig
+from valor.processing.frames import FrameConfig
+from valor.processing.processor import ProcessorConfig
+from valor.processing.spectrogram import SpectrogramConfig
+from valor.training.estimate import estimate
+from valor.training.run import TrainConfig, run
+from valor.training.start import TowersConfig, fill_swin
+from valor.types import Modality
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 32}
+SWIN = VideoSwinConfig(image_px=32, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window=(2, 4, 4))
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    """Tiny SigLIP and AST as `save_pretrained` leaves them, with their settings."""
+    folder = tmp_path_factory.mktemp("towers")
+    image = {**SIZES, "image_size": 32, "patch_size": 16}
+    words = {**SIZES, "vocab_size": 50, "max_position_embeddings": 20}
+    vision = hf.SiglipModel(hf.SiglipConfig(vision_config=image, text_config=words))
+    sound = {**SIZES, "num_mel_bins": 16, "max_length": 64, "patch_size": 8}
+    audio = hf.ASTModel(hf.ASTConfig(**sound, frequency_stride=8, time_stride=8))
+    for name, tower in {"vision": vision, "audio": audio}.items():
+        tower.save_pretrained(folder / name)
+    hf.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder / "audio")
+    settings = {
+        "size": {"height": 32, "width": 32},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    (folder / "vision/preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def recipe(folder):
+    text = BertConfig(vocab_size=400, max_length=96, dim=16, num_layers=1, num_heads=2, mlp_dim=32)
+    return TrainConfig(
+        model=TowersConfig(
+            vision=str(folder / "vision"),
+            audio=str(folder / "audio"),
+            frozen=(Modality.VISION, Modality.AUDIO),
+            model=ValorConfig(text=text, embed_dim=8),
+        ),
+        processor=ProcessorConfig(
+            frames=FrameConfig(num_bursts=3),
+            spectrogram=SpectrogramConfig(num_windows=2),
+            segment_s=4.0,
+        ),
+        batch_size=6,
+        num_steps=2,
+        precision="float32",
+    )
+
+
+def test_a_run_on_frozen_towers_leaves_them_as_they_are(towers, world, tmp_path):
+    config = recipe(towers)
+    folder = run(config, read_manifest(world, split="train"), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    own = load_file(towers / "vision/model.safetensors")
+    key = "encoder.layers.0.mlp.fc1.weight"
+    ours = next(
+        weights[name] for name in weights if name.startswith("vision.") and name.endswith(key)
+    )
+    assert torch.equal(ours, own[f"vision_model.{key}"])
+    found = estimate(config, 12)
+    frozen = sum(w.numel() for n, w in weights.items() if n.startswith(("vision.", "audio.")))
+    assert found.parameters - found.trained == frozen
+
+
+def test_frames_windows_and_lengths_are_the_runs_all_else_the_towers(towers):
+    start: Any = recipe(towers).model
+    processing = recipe(towers).processor
+    model, changed = start.make(processing, 100)
+    assert (changed.frames.num_bursts, changed.frames.image_px) == (3, 32)
+    assert changed.frames.crop == "stretch"
+    sound = changed.spectrogram
+    assert (sound.num_windows, sound.num_mels, sound.hops_per_window) == (2, 16, 64)
+    assert model.config.vocab_size == 100
+
+
+def test_a_video_swin_is_read_as_its_authors_released_it(tmp_path):
+    torch.manual_seed(0)
+    wanted, found = VideoSwinTransformer(SWIN), VideoSwinTransformer(SWIN)
+    released = {}
+    for name, source in video_swin(SWIN).items():
+        (key,) = source.keys
+        released[key.replace("video_encoder.", "backbone.")] = wanted.state_dict()[name]
+    released["cls_head.fc_cls.weight"] = torch.zeros(600, 16)
+    torch.save({"state_dict": released}, tmp_path / "swin.pth")
+    fill_swin(found, tmp_path / "swin.pth")
+    for name, parameter in found.named_parameters():
+        assert torch.equal(parameter, dict(wanted.named_parameters())[name]), name
+    wider = VideoSwinTransformer(evolve(SWIN, {"embed_dim": 16}))
+    with pytest.raises(ModelError, match="is of size"):
+        fill_swin(wider, tmp_path / "swin.pth")
+    deeper = VideoSwinTransformer(evolve(SWIN, {"depths": [1, 2]}))
+    with pytest.raises(ModelError, match="no weight"):
+        fill_swin(deeper, tmp_path / "swin.pth")
+    with pytest.raises(ModelError, match="video_swin"):
+        fill_swin(torch.nn.Linear(1, 1), tmp_path / "swin.pth")
