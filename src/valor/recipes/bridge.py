@@ -75,7 +75,7 @@ class BridgeParts:
 
 def assemble(
     language_model: str | Path,
-    out: Path,
+    out: str | Path,
     *,
     parts: BridgeParts | None = None,
     processing: ProcessorConfig = TINY_PROCESSOR,
@@ -89,7 +89,7 @@ def assemble(
         processing: Of the media.
 
     Returns:
-        `out`.
+        The folder.
 
     Raises:
         ModelError: If the language model cannot be loaded.
@@ -111,8 +111,9 @@ def assemble(
     config.check(processing)
     weights = dict(Bridge(config, model).named_parameters())
     card = f"# A bridge to {tower.source}\n\nNot trained yet.\n"
-    save_model(out, config, weights, Processor(processing, tokenizer), card=card)
-    return out
+    folder = Path(out)
+    save_model(folder, config, weights, Processor(processing, tokenizer), card=card)
+    return folder
 
 
 def bridge_captions() -> TrainConfig:
