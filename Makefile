@@ -12,7 +12,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow check docs bench clean
+.PHONY: help demo test test-slow check pages docs bench clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -35,6 +35,9 @@ check: .venv/.installed ## Lint, formatting, types, import layers, docstrings, d
 	$(BIN)/pydoclint --quiet src
 	$(BIN)/deptry src
 	$(PYTEST) -q tests/laws
+
+pages: .venv/.installed ## Write the pages of the documentation that repeat what the code says
+	$(BIN)/python docs/generate.py
 
 docs: .venv/.installed-docs ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
