@@ -89,8 +89,8 @@ def command_line_page() -> str:
     """The help of every verb, as its parser prints it."""
     parts = ["# Command line\n\n```text\n" + help_of([]) + "```\n"]
     for verb in command_line.VERBS:
-        for words in [[verb, kind] for kind in _KINDS.get(verb, ())] or [[verb]]:
-            parts.append(f"## valor {' '.join(words)}\n\n```text\n{help_of(words)}```\n")
+        verbs = [[verb, kind] for kind in _KINDS.get(verb, ())] or [[verb]]
+        parts += [f"## valor {' '.join(w)}\n\n```text\n{help_of(w)}```\n" for w in verbs]
     return "\n".join(parts)
 
 
