@@ -12,7 +12,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow check pages docs bench clean
+.PHONY: help demo test test-slow check tiny-world pages docs bench clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -35,6 +35,11 @@ check: .venv/.installed ## Lint, formatting, types, import layers, docstrings, d
 	$(BIN)/pydoclint --quiet src
 	$(BIN)/deptry src
 	$(PYTEST) -q tests/laws
+
+tiny-world: .venv/.installed ## Train the model in the package anew (a quarter of an hour)
+	$(BIN)/valor demo --out runs/tiny-world
+	$(BIN)/python -c "import json; from pathlib import Path; from valor.checkpoints.box import box; \
+		run = Path('runs/tiny-world'); box(run / 'model', json.loads((run / 'report.json').read_text()))"
 
 pages: .venv/.installed ## Write the pages of the documentation that repeat what the code says
 	$(BIN)/python docs/generate.py

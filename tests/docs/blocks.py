@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from glob import glob
 from pathlib import Path
 
 from valor.cli.main import main
@@ -86,13 +87,14 @@ def run_command(words: list[str], endpoint: str) -> None:
         endpoint: Address of a model's server, in place of the one that pages name.
     """
     words = [word.replace("http://localhost:8000", endpoint) for word in words]
+    words = [name for word in words for name in (sorted(glob(word)) if "/*" in word else [word])]  # noqa: PTH207
     match words:
         case ["valor", "serve", *_] | ["valor", "data", "annotate", _, "--store", _]:
             ask_server(words[1:])
         case ["valor", "world", "render", *_]:
             assert main([*words[1:], "--num", "8", "--num-val", "2", "--num-test", "4"]) == 0
         case ["valor", *rest]:
-            assert main(rest) == 0
+            assert main(rest) == 0, shlex.join(words)
         case ["make", target]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         case ["pip", "install", wanted]:
