@@ -12,7 +12,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow check tiny-world pages docs bench clean
+.PHONY: help demo test test-slow test-lowest check tiny-world pages docs bench clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -25,6 +25,13 @@ test: .venv/.installed ## Run the quick tests and the examples in docstrings, wi
 
 test-slow: .venv/.installed ## Run the tests that train for minutes
 	$(PYTEST) -m slow tests
+
+test-lowest: ## Run the quick tests with the lowest version of everything that pyproject.toml allows
+	python3 -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install -qq uv
+	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct \
+		-e ".[search,serve,plots,dev]"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow" tests
 
 check: .venv/.installed ## Lint, formatting, types, import layers, docstrings, dependencies, sizes
 	$(BIN)/ruff check .
