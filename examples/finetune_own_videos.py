@@ -30,7 +30,7 @@ def main(model: str, folder: str, out: str, steps: str = "200") -> tuple[float, 
     write_manifest(Path(out) / "manifest.jsonl", records)
     config = TrainConfig(
         model=FolderConfig(path=model),
-        processor=valor.load(model).processor.config,
+        processor=valor.Processor.load(Path(model)).config,
         optim=OptimConfig(learning_rate=1e-4),
         batch_size=min(16, len(train)),
         num_steps=int(steps),

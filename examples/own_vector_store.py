@@ -12,6 +12,7 @@ import numpy as np
 
 import valor
 from valor.models.fusion import pooled
+from valor.models.verbs import need_embedder
 from valor.types import AUDIOVISUAL
 
 
@@ -36,12 +37,13 @@ class Store:
 def main(model: str, query: str, *paths: str) -> list[tuple[float, dict[str, object]]]:
     """Fill the store, search it, print and return the three nearest."""
     embedder, store = valor.load(model), Store()
+    asked = need_embedder(embedder).embed_text([query])
     for path in paths:
         for start_s, end_s, vectors in embedder.embed(path):
             for group, vector in vectors.items():
                 if group == AUDIOVISUAL:  # Segments with one modality have a vector of that group.
                     store.add(vector, {"path": path, "start_s": start_s, "end_s": end_s})
-    nearest = store.nearest(pooled(embedder.embed_text([query]))[0].numpy(), limit=3)
+    nearest = store.nearest(pooled(asked)[0].numpy(), limit=3)
     for score, payload in nearest:
         print(f"{score:.3f}  {payload}")
     return nearest

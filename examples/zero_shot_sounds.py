@@ -7,12 +7,13 @@ import sys
 
 import valor
 from valor.models.fusion import join, similarity
+from valor.models.verbs import need_embedder
 from valor.types import Modality
 
 
 def main(model: str, path: str, *labels: str) -> dict[str, float]:
     """Print the labels, the likeliest first, and return their scores in [-1, 1]."""
-    embedder = valor.load(model)
+    embedder = need_embedder(valor.load(model))
     segment = embedder.read(path)
     media = embedder.embed_media([segment])
     if Modality.AUDIO not in media:

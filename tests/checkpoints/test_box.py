@@ -5,6 +5,7 @@ import torch
 
 from valor.checkpoints import box as box_module
 from valor.checkpoints.box import MAX_BYTES, TINY_WORLD, box, find_boxed
+from valor.checkpoints.folder import load_model
 from valor.inference import load
 
 REPORT = {
@@ -15,8 +16,8 @@ REPORT = {
 
 def test_a_boxed_model_is_the_same_up_to_half_precision(model_folder, tmp_path):
     folder = box(model_folder, REPORT, out=tmp_path / TINY_WORLD)
-    mine = dict(load(model_folder).system.named_parameters())
-    boxed = dict(load(folder).system.named_parameters())
+    mine = dict(load_model(model_folder)[0].named_parameters())
+    boxed = dict(load_model(folder)[0].named_parameters())
     assert mine.keys() == boxed.keys()
     for name, weight in mine.items():
         torch.testing.assert_close(boxed[name], weight.half().float(), rtol=0, atol=0)
