@@ -12,7 +12,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow check docs bench clean
+.PHONY: help demo test test-slow test-lowest check tiny-world pages docs bench clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,6 +26,13 @@ test: .venv/.installed ## Run the quick tests and the examples in docstrings, wi
 test-slow: .venv/.installed ## Run the tests that train for minutes
 	$(PYTEST) -m slow tests
 
+test-lowest: ## Run the quick tests with the lowest version of everything that pyproject.toml allows
+	python3 -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install -qq uv
+	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct \
+		-e ".[search,serve,plots,dev]"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow" tests
+
 check: .venv/.installed ## Lint, formatting, types, import layers, docstrings, dependencies, sizes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,6 +42,14 @@ check: .venv/.installed ## Lint, formatting, types, import layers, docstrings, d
 	$(BIN)/pydoclint --quiet src
 	$(BIN)/deptry src
 	$(PYTEST) -q tests/laws
+
+tiny-world: .venv/.installed ## Train the model in the package anew (a quarter of an hour)
+	$(BIN)/valor demo --out runs/tiny-world
+	$(BIN)/python -c "import json; from pathlib import Path; from valor.checkpoints.box import box; \
+		run = Path('runs/tiny-world'); box(run / 'model', json.loads((run / 'report.json').read_text()))"
+
+pages: .venv/.installed ## Write the pages of the documentation that repeat what the code says
+	$(BIN)/python docs/generate.py
 
 docs: .venv/.installed-docs ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

@@ -1,13 +1,18 @@
 """Every error that a user can meet.
 
-A message carries the value, the limit and the next step, in one line. Anything that is not a
-`ValorError` is a bug of ours. The command line turns a `ValorError` into exit code 1, and a
-`UsageError` into exit code 2.
+A message carries the value, the limit and, after a semicolon, the next step, in one line. Anything
+that is not a `ValorError` is a bug of ours. The command line turns a `ValorError` into exit code 1,
+and a `UsageError` into exit code 2; to a message without a next step it adds that of the class.
 """
+
+from typing import ClassVar
 
 
 class ValorError(Exception):
     """Base of all errors that are the input's fault, not the program's."""
+
+    next_step: ClassVar[str] = "correct what it names and run the same command again"
+    """What helps against most errors of the class."""
 
     def __str__(self) -> str:
         """One line that can be shown, whatever a file or a field is called."""
@@ -20,9 +25,13 @@ class ValorError(Exception):
 class UsageError(ValorError):
     """An unknown verb, recipe, key or group: what was asked for does not exist."""
 
+    next_step = "`valor --help` lists the verbs, `valor VERB --help` what each takes"
+
 
 class ConfigError(ValorError):
     """A configuration with an unknown key, a wrong type or an impossible value."""
+
+    next_step = "correct that value, or leave it out for its default"
 
 
 class MediaError(ValorError):
@@ -33,6 +42,8 @@ class MediaError(ValorError):
         reason: A short stable word that reports count by, such as `unreadable` or `empty`.
         detail: What exactly is wrong, and what to do about it.
     """
+
+    next_step = "leave the file out, or encode it anew as H.264 and AAC"
 
     def __init__(self, path: str, reason: str, detail: str) -> None:
         super().__init__(f"{path}: {detail}")
@@ -48,22 +59,34 @@ class MediaError(ValorError):
 class ManifestError(ValorError):
     """A manifest line that breaks the format; names file, line, field and what was expected."""
 
+    next_step = "correct it; `valor data validate MANIFEST` checks every line"
+
 
 class ModelError(ValorError):
     """A model that is missing, incomplete, inconsistent, or cannot do what is asked of it."""
+
+    next_step = "name a folder that `valor train` or `valor convert` wrote, or a public model"
 
 
 class TrainingError(ValorError):
     """A run that cannot go on; its last state is whole."""
 
+    next_step = "correct what it names; the same command goes on from the last state"
+
 
 class LibraryError(ValorError):
     """A search library that is missing, damaged or built with another model."""
+
+    next_step = "`valor index LIBRARY FOLDER --rebuild` makes it anew; the media stay"
 
 
 class AnnotationError(ValorError):
     """An annotator's action that is not theirs to take now, or a store that cannot be used."""
 
+    next_step = "load the page again and take the next caption"
+
 
 class DependencyError(ValorError):
     """A package of an optional extra that is not installed; the message names the extra."""
+
+    next_step = "`valor doctor` shows each extra with the command that adds it"

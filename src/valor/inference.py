@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from valor.checkpoints.box import find_boxed
 from valor.checkpoints.folder import load_model
 from valor.data.collate import collate_media
 from valor.errors import ModelError
@@ -44,7 +45,8 @@ def load(source: str | Path, *, trust_code: bool = False) -> Model:
 
     Args:
         source: A model folder of ours or its hub id; folder or hub id of a public model, or two of
-            them as `VISION+AUDIO`; or an endpoint as `URL#MODEL`.
+            them as `VISION+AUDIO`; an endpoint as `URL#MODEL`; or `tiny-world`, which comes with
+            the package and knows the rendered world alone.
         trust_code: Whether a model folder may name code outside this package, to be imported.
 
     Returns:
@@ -59,6 +61,8 @@ def load(source: str | Path, *, trust_code: bool = False) -> Model:
         from valor.checkpoints.endpoint import Endpoint
 
         return Endpoint(name)
+    if not folder.is_dir() and (boxed := find_boxed(name)):
+        folder = boxed
     if not folder.is_dir():
         from valor.checkpoints.hub import is_ours_on_hub, local_folder
 

@@ -1,6 +1,7 @@
 """Tiny public models, made from their configurations and saved as their hub folders are."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -129,13 +130,20 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def pe_av(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of PE-AV, whose frames go through a ViT of transformers in place of timm's."""
-    folder = tmp_path_factory.mktemp("public") / "pe-av"
+@contextmanager
+def pe_av_without_timm() -> Iterator[None]:
+    """PE-AV's frames go through a ViT of transformers in place of timm's."""
     with pytest.MonkeyPatch.context() as patch:
         backbone = SubConfigSpec(config_class=ViTConfig)
         patch.setitem(PeVideoEncoderConfig.sub_configs_defaults, "vision_config", backbone)
+        yield
+
+
+@pytest.fixture(scope="session")
+def pe_av(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of PE-AV."""
+    folder = tmp_path_factory.mktemp("public") / "pe-av"
+    with pe_av_without_timm():
         torch.manual_seed(0)
         save_pe_av(folder)
         save_tokenizer(folder)

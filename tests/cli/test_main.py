@@ -163,10 +163,3 @@ def test_evaluate_writes_a_report_beside_its_page(model_folder, world, capsys, t
         assert 0 <= figures["text_to_media"]["r1"] <= figures["oracle_r1"] <= 1
         assert figures["text_to_media"]["num"] == 8
     assert (out / "report.html").stat().st_size > 10_000
-
-
-def test_doctor_names_versions_and_devices(capsys):
-    assert main(["doctor", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["versions"]["torch"]
-    assert report["problems"] == []

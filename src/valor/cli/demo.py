@@ -16,7 +16,7 @@ class Arguments:
     out: Path | None = None
     """Folder for everything, by default runs/demo, or runs/quick; training there is resumed."""
     quick: bool = False
-    """Fewer videos and steps: everything runs in two minutes, but the model is not good."""
+    """Fewer videos, and no training: a minute with the model that comes with the package."""
     seed: int = 0
     """Of the world and of the examples shown."""
     json: Json = False

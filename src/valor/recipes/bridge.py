@@ -78,7 +78,7 @@ class BridgeParts:
 
 def assemble(
     language_model: str | Path,
-    out: Path,
+    out: str | Path,
     *,
     encoders: Path | None = None,
     parts: BridgeParts | None = None,
@@ -95,7 +95,7 @@ def assemble(
         processing: Of the media; None for that of `encoders`, or of the rendered world.
 
     Returns:
-        `out`.
+        The folder.
 
     Raises:
         ModelError: If the language model or the encoders cannot be loaded.
@@ -130,8 +130,9 @@ def assemble(
         bridge.audio.load_state_dict(valor.audio.state_dict())
     weights = dict(bridge.named_parameters())
     card = f"# A bridge to {tower.source}\n\nNot trained yet.\n"
-    save_model(out, config, weights, Processor(processing, tokenizer), card=card)
-    return out
+    folder = Path(out)
+    save_model(folder, config, weights, Processor(processing, tokenizer), card=card)
+    return folder
 
 
 def bridge_encoders() -> TrainConfig:

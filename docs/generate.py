@@ -1,0 +1,211 @@
+"""Write the pages that repeat what the code says: `python docs/generate.py`, or `make pages`.
+
+Errors, the command line, every configuration, results, and the picture of the layers in
+CONTRIBUTING. `tests/docs/test_generated.py` fails while a page differs from the code.
+"""
+
+import ast
+import contextlib
+import io
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from valor import errors
+from valor.cli import main as command_line
+from valor.cli.data import SUBCOMMANDS
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/valor"
+_NOTE = "<!-- Written by docs/generate.py; change the code and run `make pages`. -->\n\n"
+_PICTURE = re.compile(r"(?<=<!-- picture -->\n).*?(?=<!-- end of picture -->)", re.DOTALL)
+_KINDS = {
+    "data": tuple(SUBCOMMANDS),
+    "library": ("remove", "refresh", "compact", "export"),
+    "score": ("captions", "retrieval", "answers"),
+    "world": ("render",),
+}
+
+
+def main() -> None:
+    """Write every page that has changed."""
+    for name, text in pages().items():
+        path = ROOT / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[str, str]:
+    """Content by path in the repository."""
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return {
+        "docs/errors.md": _NOTE + errors_page(),
+        "docs/command-line.md": _NOTE + command_line_page(),
+        "docs/configuration.md": _NOTE + configuration_page(),
+        "docs/results.md": _NOTE + results_page(),
+        "CONTRIBUTING.md": _PICTURE.sub(lambda _: layers_picture(), contributing),
+    }
+
+
+def errors_page() -> str:
+    """Every error with its cause, its remedy and who raises it."""
+    lines = [
+        "# Errors\n",
+        "A problem with the input is one line on stderr: what is wrong, with its value and limit,",
+        "and after a semicolon what to do next. Exit code 1, or 2 for wrong usage. In Python it is",
+        "a subclass of `valor.ValorError`; anything else is a bug, which we want to hear about.",
+    ]
+    raised = raising_modules()
+    for name, cls in vars(errors).items():
+        if isinstance(cls, type) and issubclass(cls, errors.ValorError):
+            cause = (cls.__doc__ or "").partition("\n")[0]
+            places = ", ".join(f"`{place}`" for place in sorted(raised[name])) or "nothing"
+            lines += [f"\n## {name}\n", f"* **Cause**: {cause}"]
+            lines += [f"* **What to do**: {cls.next_step}.", f"* **Raised by** {places}."]
+    return "\n".join(lines) + "\n"
+
+
+def raising_modules() -> dict[str, set[str]]:
+    """The folders and files directly below the package that raise each error."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                found[ast.unparse(node.exc.func)].add(path.parts[0].removesuffix(".py"))
+    return found
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    """Every file of the package, relative to it, and what it says."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        yield path.relative_to(SOURCE), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def command_line_page() -> str:
+    """The help of every verb, as its parser prints it."""
+    parts = ["# Command line\n\n```text\n" + help_of([]) + "```\n"]
+    for verb in command_line.VERBS:
+        verbs = [[verb, kind] for kind in _KINDS.get(verb, ())] or [[verb]]
+        parts += [f"## valor {' '.join(w)}\n\n```text\n{help_of(w)}```\n" for w in verbs]
+    return "\n".join(parts)
+
+
+def help_of(words: list[str]) -> str:
+    """What `valor WORDS --help` prints, without its frames."""
+    shown = io.StringIO()
+    os.environ["COLUMNS"] = "90"
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        command_line.main([*words, "--help"])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())
+    lines = (re.sub(r"[\u2500-\u257f]+", "", line).rstrip() for line in text.splitlines())
+    return re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def configuration_page() -> str:
+    """Every configuration class: its keys, their types, defaults and meaning."""
+    lines = [
+        "# Configuration\n",
+        "Keys of recipes, model folders and processors, by the class that reads them. Reading is",
+        "strict: an unknown key is an error. `valor train RECIPE --model.audio.num-layers 2`",
+        "changes the key `model.audio.num_layers`.",
+    ]
+    for path, tree in trees():
+        for node in tree.body:
+            decorators = getattr(node, "decorator_list", [])
+            if isinstance(node, ast.ClassDef) and "configclass" in map(ast.unparse, decorators):
+                lines += [f"\n## {node.name}\n", f"{ast.get_docstring(node)}\n"]
+                lines += [
+                    f"In `{path.as_posix()}`.\n",
+                    "| key | type | default | |",
+                    "|--|--|--|--|",
+                ]
+                lines += [_row(*field) for field in fields(node)]
+    return "\n".join(lines) + "\n"
+
+
+def fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, default and meaning of each field of a class."""
+    for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign):
+            default = "needed" if statement.value is None else ast.unparse(statement.value)
+            told = following.value if isinstance(following, ast.Expr) else None
+            meaning = told.value if isinstance(told, ast.Constant) else ""
+            yield (
+                ast.unparse(statement.target),
+                ast.unparse(statement.annotation),
+                default,
+                str(meaning),
+            )
+
+
+def _row(name: str, kind: str, default: str, meaning: str) -> str:
+    cells = (f"`{name}`", f"`{kind}`", f"`{default}`", " ".join(meaning.split()))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def results_page() -> str:
+    """Figures of every measurement that is kept, with machine and commit where they are noted."""
+    lines = [
+        "# Results\n",
+        "Written from `benchmarks/results/*.json`. What has no file there was not measured here.",
+    ]
+    for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
+        values = dict(flat(json.loads(path.read_text(encoding="utf-8"))))
+        notes = {key: values.pop(key, "not noted") for key in ("machine", "commit")}
+        lines += [f"\n## {path.stem}\n"]
+        lines += [f"Machine: {notes['machine']}. Commit: {notes['commit']}.\n"]
+        lines += ["| figure | value |", "|--|--|"]
+        lines += [f"| `{key}` | {_figure(value)} |" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested objects by their path; lists are left out."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from flat(part, f"{prefix}.{key}" if prefix else str(key))
+    elif not isinstance(value, list):
+        yield prefix, value
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def layers_picture() -> str:
+    """The import graph between the parts of the package, without edges that follow from others."""
+    imports: dict[str, set[str]] = defaultdict(set)
+    for path, tree in trees():
+        part = path.parts[0].removesuffix(".py")
+        for node in ast.walk(tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            below = {name.split(".")[1] for name in names if name.startswith("valor.")}
+            imports[part] |= below - {part, "config", "errors", "types"}
+    imports.pop("__init__", None)
+    edges = [
+        f"  {part} --> {below}"
+        for part in sorted(imports)
+        for below in sorted(imports[part])
+        if not any(below in reachable(imports, other) for other in imports[part] - {below})
+    ]
+    return "```mermaid\ngraph TD\n" + "\n".join(edges) + "\n```\n"
+
+
+def reachable(imports: dict[str, set[str]], part: str) -> set[str]:
+    """Everything that a part imports, directly or through others."""
+    found: set[str] = set()
+    todo = {part}
+    while todo:
+        new = set().union(*(imports.get(name, set()) for name in todo)) - found
+        found |= new
+        todo = new
+    return found
+
+
+if __name__ == "__main__":
+    main()

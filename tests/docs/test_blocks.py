@@ -1,0 +1,166 @@
+"""Every command and block of code in the documentation runs as it stands.
+
+The names that pages use are made once: a rendered world, a model of a few steps, public models of
+random weights, a released checkpoint, a server that speaks for a language model. Training is cut to
+two steps. Blocks that need a hub, a cloud or a cluster say so in a comment before them,
+`<!-- not run: hub -->`. The README runs after the demo itself, in `tests/e2e`.
+"""
+
+import json
+import shutil
+import threading
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+from tests.checkpoints.conftest import (
+    pe_av_without_timm,
+    save_clap,
+    save_pe_av,
+    save_siglip2,
+    save_tokenizer,
+)
+from tests.checkpoints.test_endpoint import Server
+from tests.checkpoints.test_official import words_of
+from tests.docs.blocks import ROOT, Block, blocks, commands, pages, run_command
+from valor import recipes
+from valor.config import evolve
+from valor.data.building.annotations import Action, AnnotationStore
+from valor.data.manifest import read_manifest
+from valor.recipes.template_language import train_language_model
+
+BLOCKS = [block for page in pages() for block in blocks(page)]
+RUN_ELSEWHERE = ("README.md",)
+LONG = ("benchmarks/README.md",)
+MOST_NOT_RUN = 10
+PAGES = [
+    pytest.param(page, marks=[pytest.mark.slow] if page in LONG else [])
+    for page in sorted({block.page for block in BLOCKS if not block.reason} - {*RUN_ELSEWHERE})
+]
+VIDEOS = ("street.mp4", "film.mp4", "videos/one.mp4", "videos/video7010.mp4")
+SOUNDS = ("knock.wav", "thunder.wav", "dog.wav")
+GOLDEN = ROOT / "tests/golden/official/valor_base_like"
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    world: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A folder with everything that pages name and do not make."""
+    folder = tmp_path_factory.mktemp("named")
+    for name in ("videos", "recordings", "my", "set", "Videos"):
+        shutil.copytree(world, folder / name)
+    for name in VIDEOS:
+        shutil.copy(world / "media/test-000000.mp4", folder / name)
+    for name in SOUNDS:
+        write_sound(folder / name)
+    for name in ("demo", "quick"):
+        shutil.copytree(model_folder, folder / "runs" / name / "model")
+    train_language_model(
+        read_manifest(world), folder / "path/or/hub-id/of/a/causal/model", num_steps=2
+    )
+    shutil.copytree(GOLDEN, folder / "VALOR-base")
+    for name in ("benchmarks", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "VALOR-base/vocab.txt").write_text("\n".join(words_of(256)) + "\n")
+    write_annotations(folder)
+    with pe_av_without_timm():
+        write_public_models(folder)
+        yield folder
+
+
+def write_sound(path: Path) -> None:
+    """A second of a tone."""
+    tone = np.sin(np.arange(16_000) * 0.2) * 8000
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(tone.astype(np.int16).tobytes())
+
+
+def write_public_models(folder: Path) -> None:
+    """Random weights under the names of models of the hub."""
+    for name, save in (
+        ("google/siglip2-base-patch16-224", save_siglip2),
+        ("laion/clap-htsat-unfused", save_clap),
+        ("facebook/pe-av-small", save_pe_av),
+    ):
+        save(folder / name)
+        save_tokenizer(folder / name)
+    tower = folder / "MIT/ast-finetuned-audioset-10-10-0.4593"
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_mel_bins": 32, "max_length": 64}
+    ASTModel(ASTConfig(**sizes, intermediate_size=16)).save_pretrained(tower)
+    ASTFeatureExtractor(num_mel_bins=32, max_length=64).save_pretrained(tower)
+
+
+def write_annotations(folder: Path) -> None:
+    """Lists of MSR-VTT and of words, and a store with one caption that has been accepted."""
+    captions = [{"video_id": "video7010", "caption": "a bell rings"}]
+    (folder / "MSRVTT_data.json").write_text(json.dumps({"sentences": captions, "videos": []}))
+    lines = "key,vid_key,video_id,sentence\nret0,msr7010,video7010,a bell rings\n"
+    (folder / "MSRVTT_JSFUSION_test.csv").write_text(lines)
+    for name in ("audio_concepts.txt", "sounds.txt"):
+        (folder / name).write_text("bell\n")
+    store = AnnotationStore(folder / "set/captions.sqlite")
+    store.add(folder / "set/manifest.jsonl")
+    number = store.take("ann", "write").slot.number
+    store.act("ann", Action.WRITE, number, "a bell rings")
+    store.take("ben", "check")
+    store.act("ben", Action.ACCEPT, number)
+    store.close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch):
+    """The address of a language model on this machine, which always says the same."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every recipe, in two steps."""
+    find = recipes.find_recipe
+    shortened = {"num_steps": 2, "batch_size": 4}
+    monkeypatch.setattr(recipes, "find_recipe", lambda name: evolve(find(name), shortened))
+
+
+def run_block(block: Block, names: dict, endpoint: str) -> None:
+    if block.language == "python":
+        exec(compile(block.code, block.where, "exec"), names)
+    elif block.language == "json":
+        Path("block.jsonl").write_text(" ".join(block.code.split()))
+        assert read_manifest("block.jsonl")
+    else:
+        for words in commands(block.code):
+            run_command(words, endpoint)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_runs(
+    page: str, prepared: Path, endpoint: str, short_training, tmp_path, monkeypatch
+):
+    folder = tmp_path / "reader"
+    shutil.copytree(prepared, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    names: dict = {}
+    for block in blocks(page):
+        if not block.reason:
+            run_block(block, names, endpoint)
+
+
+def test_few_blocks_are_not_run(record_property):
+    skipped = [block for block in BLOCKS if block.reason]
+    record_property("blocks", len(BLOCKS))
+    assert len(BLOCKS) - len(skipped) >= 15
+    assert len(skipped) <= MOST_NOT_RUN, [block.where for block in skipped]
