@@ -1,7 +1,5 @@
 """`python -m valor` is `valor`."""
 
-import sys
-
 from valor.cli.main import main
 
-sys.exit(main())
+raise SystemExit(main())
