@@ -30,9 +30,9 @@ def row(segment) -> dict:
 
 
 def local_task(records, segments):
-    from datasets import Dataset
-    from mteb.abstasks.retrieval import AbsTaskRetrieval
-    from mteb.abstasks.task_metadata import TaskMetadata
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
+    from mteb.abstasks.retrieval import AbsTaskRetrieval  # pyright: ignore[reportMissingImports]
+    from mteb.abstasks.task_metadata import TaskMetadata  # pyright: ignore[reportMissingImports]
 
     class Rendered(AbsTaskRetrieval):
         metadata = TaskMetadata(

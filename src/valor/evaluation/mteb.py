@@ -51,11 +51,12 @@ class MtebEncoder:
     @property
     def mteb_model_meta(self) -> Any:
         """What MTEB writes beside results."""
-        from mteb.models import ModelMeta  # pyright: ignore
+        from mteb import models  # pyright: ignore
 
+        make: Any = models.ModelMeta.create_empty  # pyright: ignore
         known = (Modality.TEXT, *self._model.groups)
         names = {Modality.TEXT: "text", Modality.VISION: "video", Modality.AUDIO: "audio"}
-        return ModelMeta.create_empty(
+        return make(
             overwrites={
                 "name": f"valor/{Path(self._name).resolve().parent.name or 'model'}",
                 "revision": self._revision or self._model.fingerprint,
