@@ -8,6 +8,7 @@ search, and lie below the fine-grained similarity of `valor evaluate` on the sam
 """
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ class MtebEncoder:
     @property
     def mteb_model_meta(self) -> Any:
         """What MTEB writes beside results."""
-        from mteb import models  # pyright: ignore
-
-        make: Any = models.ModelMeta.create_empty  # pyright: ignore
+        make = import_module("mteb.models").ModelMeta.create_empty
         known = (Modality.TEXT, *self._model.groups)
         names = {Modality.TEXT: "text", Modality.VISION: "video", Modality.AUDIO: "audio"}
         return make(
