@@ -38,6 +38,8 @@ def test_every_verb_explains_itself(verb, capsys):
         ["train", "nowhere:recipe", "--data", "x", "--out", "y"],
         ["train", "tiny", "--data", "x", "--out", "y", "--num-stepz", "3"],
         ["train", "tiny", "--data", "x", "--out", "y", "--num-steps"],
+        ["train", "tiny", "--data", "x"],
+        ["train", "tiny", "--out", "y"],
         ["caption", "model", "file.mp4", "--using", "smell"],
         ["caption", "model", "file.mp4", "--using", "text"],
         ["caption", "model", "file.mp4", "--usage", "vision"],

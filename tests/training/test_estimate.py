@@ -80,6 +80,13 @@ def test_the_command_line_estimates_and_runs_nothing(world, model_folder, tmp_pa
     assert main(["train", "tmanet_world", *words[2:], "--estimate"]) == 2
 
 
+def test_an_estimate_needs_data_only_where_it_counts_epochs(model_folder, capsys):
+    assert main(["train", "tiny", "--estimate", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_steps"] == 1150
+    assert main(["train", "finetune", "--start", str(model_folder), "--estimate"]) == 2
+    assert "--data is missing" in capsys.readouterr().err
+
+
 def test_the_small_recipe_is_as_large_as_it_says():
     found = estimate(find_recipe("small"), 0)
     assert found.parameters == pytest.approx(41e6, rel=0.02)

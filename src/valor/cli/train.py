@@ -26,14 +26,15 @@ class Arguments:
 
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, or package.module:function of your own."""
-    data: tuple[str, ...]
+    data: tuple[str, ...] = ()
     """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used."""
-    out: Path
+    out: Path | None = None
     """Run folder."""
     protocol: str | None = None
     """For finetune: a benchmark such as msvd-qa; or retrieval, captioning, answering."""
     estimate: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print what the run would take on this machine, and run nothing."""
+    """Print what the run would take on this machine, and run nothing; needs no --data or --out
+    unless the recipe counts epochs."""
     start: str | None = None
     """For finetune: the model folder to go on from."""
     json: Json = False
@@ -52,6 +53,10 @@ def main(argv: Sequence[str]) -> int:
     options = {"protocol": arguments.protocol, "start": arguments.start}
     given = {name: value for name, value in options.items() if value is not None}
     config = evolve(find_recipe(arguments.recipe, **given), changes)
+    if arguments.out is None and not arguments.estimate:
+        raise UsageError("--out is missing; give a run folder")
+    if not arguments.data and (not arguments.estimate or getattr(config, "num_epochs", None)):
+        raise UsageError("--data is missing; give a manifest or a folder of shards")
     shards = [path for path in arguments.data if is_shards(path)]
     if shards and len(arguments.data) > 1:
         raise UsageError(f"--data {shards[0]}: give one folder of shards alone")
@@ -62,8 +67,9 @@ def main(argv: Sequence[str]) -> int:
         source = None
     if arguments.estimate:
         return _estimate(config, len(records), as_json=arguments.json)
+    out = arguments.out or Path()
     with StageProgress() as progress:
-        folder = config.run(records, arguments.out, source=source, report=progress)
+        folder = config.run(records, out, source=source, report=progress)
     if os.environ.get("RANK", "0") != "0":  # One of several processes speaks for all.
         return 0
     print(json.dumps({"model": str(folder)}) if arguments.json else f"model in {folder}")
