@@ -70,7 +70,8 @@ def _sound_configs() -> dict[str, list[Any]]:
     from valor.recipes import RECIPES, find_recipe
 
     found: dict[str, list[Any]] = {}
-    for config in (*map(find_recipe, RECIPES), ProcessorConfig(), ShardConfig()):
+    whole = [find_recipe(name) for name in RECIPES if name != "finetune"]  # It needs a model.
+    for config in (*whole, ProcessorConfig(), ShardConfig()):
         found.setdefault(type(config).__name__, []).append(config)
     return found
 

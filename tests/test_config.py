@@ -11,7 +11,7 @@ from valor.training.run import TrainConfig
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"finetune"}))  # It needs a model.
 def test_every_recipe_survives_writing_and_reading(name):
     config = find_recipe(name)
     assert from_dict(type(config), json.loads(to_json(config))) == config

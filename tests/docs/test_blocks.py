@@ -60,6 +60,7 @@ def prepared(
         write_sound(folder / name)
     for name in ("demo", "quick"):
         shutil.copytree(model_folder, folder / "runs" / name / "model")
+    shutil.copytree(world, folder / "runs/demo/world")
     train_language_model(
         read_manifest(world), folder / "path/or/hub-id/of/a/causal/model", num_steps=2
     )
@@ -68,6 +69,7 @@ def prepared(
         (folder / name).symlink_to(ROOT / name)
     (folder / "VALOR-base/vocab.txt").write_text("\n".join(words_of(256)) + "\n")
     write_annotations(folder)
+    write_predictions(folder)
     with pe_av_without_timm():
         write_public_models(folder)
         yield folder
@@ -79,6 +81,18 @@ def write_sound(path: Path) -> None:
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(tone.astype(np.int16).tobytes())
+
+
+def write_predictions(folder: Path) -> None:
+    """What `valor score` compares."""
+    for name, content in (
+        ("candidates", {"a": "a bell rings", "b": "a dog barks"}),
+        ("references", {"a": ["a bell is ringing"], "b": ["the dog barks"]}),
+        ("answers", {"1": "yes"}),
+        ("right", [{"question_id": "1", "answer": "yes", "type": ["Audio", "Counting"]}]),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    np.save(folder / "scores.npy", np.random.default_rng(0).random((10, 2)).astype("float32"))
 
 
 def write_public_models(folder: Path) -> None:
@@ -131,7 +145,13 @@ def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every recipe, in two steps."""
     find = recipes.find_recipe
     shortened = {"num_steps": 2, "batch_size": 4}
-    monkeypatch.setattr(recipes, "find_recipe", lambda name: evolve(find(name), shortened))
+
+    def find_short(name: str, **options: str):
+        found = find(name, **options)
+        epochs = {"num_epochs": 1} if getattr(found, "num_epochs", None) else {}
+        return evolve(found, shortened | epochs)
+
+    monkeypatch.setattr(recipes, "find_recipe", find_short)
 
 
 def run_block(block: Block, names: dict, endpoint: str) -> None:

@@ -54,7 +54,7 @@ def test_caption_to_csv_has_a_row_for_every_file(media, model_folder, tmp_path):
     (media / "bad.mp4").write_bytes(b"no video")
     out = tmp_path / "captions.csv"
     example("caption_to_csv")(str(model_folder), str(media), str(out))
-    rows = list(csv.DictReader(out.open()))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
     assert len(rows) == 7
     assert [bool(row["problem"]) for row in rows] == ["bad" in row["path"] for row in rows]
     assert {row["from"] for row in rows if not row["problem"]} == {"audiovisual"}

@@ -17,6 +17,7 @@ FRESH = ("tiny", "tiny_quick", "small")
 ON_TOWERS = ("valor_base", "valor_large", "from_siglip2_clap")
 OTHERS = (
     "finetune",
+    "bridge_encoders",
     "bridge_captions",
     "bridge_instructions",
     "tmanet_world",
@@ -25,7 +26,7 @@ OTHERS = (
 
 
 def test_every_recipe_is_swept_here_or_in_its_own_tests():
-    assert len(RECIPES) == 11
+    assert len(RECIPES) == 12
     assert {*FRESH, *ON_TOWERS, *OTHERS} == RECIPES.keys()
 
 

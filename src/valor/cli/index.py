@@ -78,13 +78,13 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, verb="index")
     from valor.search.library import Library
 
-    metadata = _metadata(arguments.metadata)
+    metadata, helpers = _metadata(arguments.metadata), _helpers(arguments)
+    if arguments.ray and helpers:
+        raise UsageError("--ray embeds only; leave out --describer, --transcribe, --read-text")
     library = Library(arguments.library, model=arguments.model, rebuild=arguments.rebuild)
     how = {"metadata": metadata, "keyframes_only": arguments.frames == "keyframes"}
-    add = functools.partial(library.add, **how, **_helpers(arguments))
+    add = functools.partial(library.add, **how, **helpers)
     if arguments.ray:
-        if arguments.describer or arguments.transcribe or arguments.read_text:
-            raise UsageError("--ray embeds only; leave out --describer, --transcribe, --read-text")
         add = functools.partial(library.add_with_ray, **how, num_workers=arguments.ray)
     if arguments.watch:
         return _watch(arguments, library, add)
