@@ -11,7 +11,15 @@ from pathlib import Path
 import av
 import pytest
 
-from benchmarks.fuzz_media import OTHER_FILE, Folder, OpenedFiles, case, read_seeds, write_seeds
+from benchmarks.fuzz_media import (
+    OTHER_FILE,
+    Folder,
+    OpenedFiles,
+    case,
+    outcome,
+    read_seeds,
+    write_seeds,
+)
 from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.media.segments import DecodePlan, decode_segment
@@ -51,6 +59,13 @@ def test_a_movie_of_references_opens_no_other_file(tmp_path: Path):
     assert opened.names() == {"reference.mov"}
     with av.open(str(tmp_path / "reference.mov"), options={"enable_drefs": "1"}):
         assert opened.names() == {"reference.mov", OTHER_FILE}
+
+
+def test_keyframes_whose_times_go_back_are_displayed_frames(tmp_path: Path):
+    write_seeds(tmp_path)
+    path = tmp_path / "case.mp4"
+    path.write_bytes(case(read_seeds(tmp_path), 7, 41799)[1])  # Found so; more frames than times.
+    assert outcome(path, 41799) == "ok"
 
 
 def test_a_header_cannot_make_gigabytes_be_allocated(tmp_path: Path):

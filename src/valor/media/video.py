@@ -299,6 +299,8 @@ def _nearest(keyframes: Iterator[Packet]) -> Iterator[tuple[Packet, float]]:
     held = None
     for packet in keyframes:
         if held is not None:
+            if _time_s(packet) < _time_s(held):  # A damaged order.
+                raise _MissedError
             yield held, (_time_s(held) + _time_s(packet)) / 2
         held = packet
     if held is not None:
