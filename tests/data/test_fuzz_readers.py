@@ -66,6 +66,8 @@ def test_found_in_manifests(content, outcome):
     ("kind", "values"),
     [
         ("TrainConfig", {"processor": {"spectrogram": True}}),
+        ("TrainConfig", {"model": {"vision": {"kind": "vit", "patch_px": 0}}}),
+        ("TrainConfig", {"model": {"vision": {"kind": "vit", "frames_per_patch": 0}}}),
         ("TrainConfig", {"model": {"audio": {"kind": "ast", "patch_mels": 0}}}),
         ("TrainConfig", {"model": {"audio": {"kind": "ast", "patch_hops": 0}}}),
         ("TrainConfig", {"processor": {"spectrogram": {"kind": 0.2}}}),
@@ -88,6 +90,7 @@ def test_found_in_configurations(kind, values):
         (0, b'"shards"', b'"shard"'),
         (1, b'["flac"', b'["/../../flac"'),
         (1, b'["json"', b'["text"'),
+        (1, b'["0000.jpg"', b'["flac"'),
         (1, b'"offset":0', b'"offset":-512'),
         (1, b'"offset":0', b'"offset":100000000000000000000'),
         (1, b'"size":', b'"size":1'),

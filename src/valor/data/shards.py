@@ -74,6 +74,8 @@ class Entry:
             raise ValueError("a row, an offset or a size below 0")
         if not all(map(_SUFFIX.fullmatch, (suffix for suffix, _ in self.members))):
             raise ValueError(f"members={self.members}: a suffix that no file has")
+        if len(dict(self.members)) < len(self.members):
+            raise ValueError(f"members={self.members}: a suffix stands twice")
         if self.size != sum(_BLOCK + _padded(size) for _, size in self.members):
             raise ValueError(f"size={self.size} is not that of the members")
 

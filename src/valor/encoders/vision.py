@@ -45,6 +45,11 @@ class VitConfig:
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
+        if min(self.image_px, self.patch_px, self.frames_per_patch) < 1:
+            raise ValueError(
+                f"image_px={self.image_px}, patch_px={self.patch_px} and "
+                f"frames_per_patch={self.frames_per_patch} must be at least 1"
+            )
         if self.image_px % self.patch_px:
             raise ValueError(f"image_px={self.image_px} is no multiple of patch_px={self.patch_px}")
         if self.stem == "convolution" and self.patch_px.bit_count() != 1:
