@@ -7,7 +7,6 @@ Describer over those of any other system that writes.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +16,7 @@ from valor.checkpoints.box import find_boxed
 from valor.checkpoints.folder import load_model
 from valor.data.collate import collate_media
 from valor.errors import ModelError
-from valor.media.segments import decode_segment
+from valor.media.segments import DecodePlan
 from valor.models.generation import GenerationConfig
 from valor.models.valor import Valor
 from valor.models.verbs import FileVerbs
@@ -111,17 +110,10 @@ class DescribingModel(FileVerbs):
         """The length of recording that one embedding covers."""
         return self.processor.config.segment_s
 
-    def read(
-        self,
-        path: str,
-        *,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        keyframes_only: bool = False,
-    ) -> Segment:
-        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        plan = replace(self.processor.plan, keyframes_only=keyframes_only)
-        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
+    @property
+    def plan(self) -> DecodePlan:
+        """How densely this model reads recordings."""
+        return self.processor.plan
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL

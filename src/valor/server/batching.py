@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import anyio.to_thread
 import torch
 
+from valor.media.segments import DecodePlan
 from valor.models.verbs import FileVerbs, need_describer, need_embedder
 from valor.server.metrics import Metrics
 from valor.types import AUDIOVISUAL, Answer, Caption, Embeddings, Modality, Segment
@@ -183,6 +184,11 @@ class BatchedModel(FileVerbs):
     def segment_s(self) -> float:
         """The length of recording to look at in one go."""
         return self._embedder.segment_s
+
+    @property
+    def plan(self) -> DecodePlan:
+        """How densely the library's model reads recordings."""
+        return self._embedder.plan
 
     @property
     def describes(self) -> bool:
