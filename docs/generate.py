@@ -169,11 +169,11 @@ def ablations_page() -> str:
     """What of the paper's patterns is seen on the rendered world, by the results that are kept."""
     lines = [
         "# The paper's ablations here\n",
-        "The patterns of the paper's tables, on a small model and the rendered world: `valor ablate`",
-        "trains each variant with the same network, data and steps, once for each seed. A pattern",
+        "The patterns of the paper's tables, on a small model and the rendered world: all variants",
+        "of `valor ablate` have the same network, data and steps, once for each seed. A pattern",
         "agrees, or does not, only where the difference of the means exceeds both standard",
-        "deviations over the seeds together; else it is not decided. Training is so short that what",
-        "is not decided here may well be true of longer runs.",
+        "deviations over the seeds together; else it is not decided. Training is so short that",
+        "what is not decided here may well be true of longer runs.",
     ]
     for name, study in STUDIES.items():
         lines += [f"\n## {name}\n"]
