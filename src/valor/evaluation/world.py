@@ -146,7 +146,7 @@ def _fitting(pool: Pool, truth: Sequence[Truth], group: Modality) -> _Fitting:
     numbers: dict[str | None, int] = defaultdict(count().__next__)
     slots = _SLOTS[group.label]
     stated: list[list[int]] = []
-    for text, owner in zip(pool.texts, pool.owner, strict=True):
+    for text, owner in zip(pool.texts, map(int, pool.owner), strict=True):
         own = truth[pool.rows[owner]].slots_of[text]
         stated.append([numbers[own[slot]] if slot in own else -1 for slot in slots])
     true = [[numbers[truth[row].facts.get(slot)] for slot in slots] for row in pool.rows]
