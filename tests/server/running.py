@@ -78,11 +78,11 @@ class Teller:
         ]
 
     def stream(self, segments, questions=None, *, using=AUDIOVISUAL):
-        """Word by word; a question for `ever` gets no second word before somebody ends it."""
+        """Word by word; the question `for ever` gets no second word before somebody ends it."""
         whole = self.answer(segments, questions or [""] * len(segments), using=using)
         texts = [text.text if questions else text.text[2:] for text in whole]
         until_s = time.monotonic() + 60
-        while questions and "ever" in questions and time.monotonic() < until_s:
+        while "for ever" in (questions or ()) and time.monotonic() < until_s:
             yield [replace(one, text="...") for one in whole]
         for num_words in range(max(len(text.split()) for text in texts) + 1):
             yield [

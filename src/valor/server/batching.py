@@ -279,9 +279,7 @@ class BatchedModel(FileVerbs):
         return describer.describe(segments, using=using)
 
 
-def _followed(
-    texts: Iterator[list[Answer]], tickets: Sequence[Ticket | None]
-) -> list[Answer]:
+def _followed(texts: Iterator[list[Answer]], tickets: Sequence[Ticket | None]) -> list[Answer]:
     """Tell everyone what is written, as long as anyone is there; returns the whole texts."""
     before: list[Answer | None] = [None] * len(tickets)  # What follows them is padding.
     written: list[Answer] = []

@@ -110,10 +110,11 @@ async function stream(route, body, output, button, signal, seek) {
       },
     }, signal);
     text.textContent = whole.parts.length > 1 && !isAnswer ? "" : whole.text || "The model says nothing.";
-    const sure = whole.confidence === null ? null : h("span.muted", { text: `${Math.round(whole.confidence * 100)} % sure` });
+    const sure = whole.confidence === null ? null : h("span.muted", { text: `${Math.floor(whole.confidence * 100)} % sure` });
     show(usedBadge(whole.modalities_used), sure);
-    output.dataset.done = "";
     if (isAnswer && whole.parts.length > 1) wrap(parts, `Answers of all ${whole.parts.length} parts`);
+    output.dataset.done = "";
+    output.scrollIntoView({ block: "nearest", behavior: "smooth" });
   } catch (error) {
     if (error.name === "AbortError") return;
     meta.replaceWith(h("p.problem", { text: error.message }));
