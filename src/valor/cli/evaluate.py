@@ -29,6 +29,9 @@ class Arguments:
     """Which records are used; `test`, or what the protocol says."""
     metric: str | None = None
     """One more metric: package.module:function of your own, from `evaluation.run.Outputs`."""
+    rerank: int | None = None
+    """Let the matching head order so many first recordings of each text again; the report states
+    the ranks before and after."""
     trust_code: TrustCode = False
     json: Json = False
     """The report on stdout."""
@@ -42,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
     from valor.recipes import find_function
     from valor.recipes.demo import evaluate_into
 
+    if arguments.rerank is not None and arguments.rerank < 1:
+        raise UsageError(f"--rerank {arguments.rerank}: give at least 1")
     if arguments.protocol is not None:
         return _by_protocol(arguments, arguments.protocol)
     metrics = {name: find_function(name) for name in [arguments.metric] if name}
@@ -53,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
             arguments.data,
             split=arguments.split or "test",
             metrics=metrics,
+            rerank=arguments.rerank,
             report=progress,
         )
     print(json.dumps(report) if arguments.json else summary_table(report))
@@ -75,6 +81,7 @@ def _by_protocol(arguments: Arguments, name: str) -> int:
             arguments.data,
             arguments.out,
             split=arguments.split,
+            rerank=arguments.rerank,
             report=progress,
         )
     print(json.dumps(report) if arguments.json else comparison(report, protocol))

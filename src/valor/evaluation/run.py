@@ -5,28 +5,32 @@ several processes found. Whoever passes `items` gets the values of every single 
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from valor.data.manifest import Record
+from valor.errors import UsageError
 from valor.evaluation.items import TIES, Items, add_ranks
 from valor.evaluation.outputs import EvaluatedModel, Outputs, collect, concatenate
-from valor.evaluation.pools import rank_pool, shared_rows
+from valor.evaluation.pools import rank_pool, rerank, shared_rows
 from valor.metrics.answering import Accuracy, accuracy_by, exact_match
 from valor.metrics.captioning import caption_scores, language_report
 from valor.metrics.ranking import numbered
-from valor.metrics.retrieval import pair_report
+from valor.metrics.retrieval import pair_report, rank_report
 from valor.models.fusion import join, similarity
-from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality, Segment
 
 __all__ = [
     "EvaluatedModel",
     "Outputs",
     "Pool",
     "Scores",
+    "add_reranked",
     "caption_pool",
     "collect",
     "evaluate",
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 _TEXTS_AT_ONCE = 64
+_ROUNDING = 1e-5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -170,6 +175,90 @@ def retrieval(
             best = np.array([positions[0] for positions in ranking.media_positions(TIES)])
             add_ranks(items, f"{name}/media_to_text", ids, best)
     return report
+
+
+@runtime_checkable
+class Matcher(EvaluatedModel, Protocol):
+    """A model with a head that looks at a text and media together."""
+
+    matches: bool
+    """Whether its weights have one."""
+
+    def match(
+        self,
+        segments: Sequence[Segment],
+        texts: Sequence[str],
+        owner: Sequence[int],
+        *,
+        using: Modality,
+    ) -> list[float]:
+        """Score how well each text belongs to its segment."""
+        ...
+
+
+def add_reranked(
+    figures: dict[str, Any],
+    model: EvaluatedModel,
+    outputs: Outputs,
+    num_candidates: int,
+    *,
+    captions_per_item: int | None = 1,
+) -> None:
+    """Let the matching head order the first recordings of each text again.
+
+    Args:
+        figures: Of `evaluate`; each group of its retrieval gets `reranked`: the ranks of the same
+            texts `before` and `after`. A match that is not among the first keeps its rank.
+        model: Embeds and matches; reads the recordings again.
+        outputs: Of the same model.
+        num_candidates: How many recordings of each text are matched with it.
+        captions_per_item: As of `caption_pool`.
+
+    Raises:
+        UsageError: If the model has no such head.
+    """
+    if not isinstance(model, Matcher) or not model.matches:
+        raise UsageError("--rerank needs a model trained with model.matches=true and matching")
+    for label, row in figures["retrieval"].items():
+        group = Modality.parse(label)
+        pool = query_pool(model, outputs, group, captions_per_item=captions_per_item)
+        if pool is None:
+            continue
+        match = partial(_match_pairs, model, outputs.records, pool, group)
+        places, scores = rerank(pool.words, pool.media, match, num_candidates=num_candidates)
+        before = rank_pool(pool.words, pool.media, pool.owner).text_positions(TIES)
+        own = places == pool.owner[:, None]
+        moved = own.any(axis=1) & (before <= places.shape[1])
+        # Equals in different batches differ by rounding; the match stands last among them.
+        ahead = scores >= (scores * own).sum(axis=1, keepdims=True) - _ROUNDING
+        row["reranked"] = {
+            "candidates": places.shape[1],
+            "before": rank_report(before),
+            "after": rank_report(np.where(moved, ahead.sum(axis=1), before)),
+        }
+
+
+def _match_pairs(
+    model: Matcher,
+    records: Sequence[Record],
+    pool: Pool,
+    group: Modality,
+    texts: np.ndarray,
+    items: np.ndarray,
+) -> np.ndarray:
+    """Scores of pairs, for which some recordings are read at a time."""
+    scores: list[float] = []
+    for first in range(0, len(pool.rows), _TEXTS_AT_ONCE):
+        here = (items >= first) & (items < first + _TEXTS_AT_ONCE)
+        own = [records[row] for row in pool.rows[first : first + _TEXTS_AT_ONCE]]
+        with ThreadPoolExecutor() as readers:
+            read = [
+                readers.submit(model.read, r.media, start_s=r.start_s, end_s=r.end_s) for r in own
+            ]
+            segments = [segment.result() for segment in read]
+        asked = [pool.texts[text] for text in texts[here]]
+        scores += model.match(segments, asked, (items[here] - first).tolist(), using=group)
+    return np.array(scores)
 
 
 def pairs(

@@ -15,7 +15,7 @@ from valor.data.manifest import Record, TaggedText, read_manifest, write_manifes
 from valor.data.sources.formats import import_records
 from valor.errors import ConfigError, UsageError
 from valor.evaluation.report import write_report
-from valor.evaluation.run import EvaluatedModel, collect, evaluate
+from valor.evaluation.run import EvaluatedModel, add_reranked, collect, evaluate
 from valor.inference import DescribingModel, load
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.protocols import Protocol, Published, Sampling
@@ -81,6 +81,8 @@ class _Embeds:
         self.groups = [group for group in model.groups if group in wanted]
         self.segment_s, self.fingerprint = model.segment_s, model.fingerprint
         self.read, self.embed_text = model.read, model.embed_text
+        self.matches = getattr(model, "matches", False)
+        self.match = getattr(model, "match", None)
 
     def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
         """Embed segments."""
@@ -142,6 +144,7 @@ def evaluate_protocol(
     out: Path,
     *,
     split: str | None = None,
+    rerank: int | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Evaluate a model as a benchmark asks for and write `report.json` and `report.html`.
@@ -152,6 +155,7 @@ def evaluate_protocol(
         data: Manifest.
         out: Folder for both.
         split: Of the manifest; None takes the protocol's.
+        rerank: Recordings of each text that the matching head orders again.
         report: Told about progress.
 
     Returns:
@@ -170,6 +174,8 @@ def evaluate_protocol(
         kept = figures.pop(task) if task == protocol.task else {}
         figures[task] = {label: row for label, row in kept.items() if label in labels}
     figures["pairs"] = {}
+    if rerank:
+        add_reranked(figures, used, outputs, rerank)
     num_asked = max(len(records), protocol.num_test or 0)
     figures["data"] |= {
         "coverage": len(outputs.records) / num_asked,
@@ -214,6 +220,20 @@ def measured(report: dict[str, Any], protocol: Protocol) -> list[Published]:
     return rows
 
 
+def _reranked(report: dict[str, Any]) -> list[Published]:
+    """What the matching head made of it."""
+    return [
+        Published(
+            system="re-ranked",
+            group=Modality.parse(label),
+            figures={name: row["reranked"]["after"][name] for name in _METRICS["retrieval"]},
+            note=f"the first {row['reranked']['candidates']}",
+        )
+        for label, row in report["retrieval"].items()
+        if "reranked" in row
+    ]
+
+
 def comparison(report: dict[str, Any], protocol: Protocol) -> str:
     """What was measured beside what was published, as plain text in percent."""
     data, names = report["data"], _METRICS[protocol.task]
@@ -222,7 +242,7 @@ def comparison(report: dict[str, Any], protocol: Protocol) -> str:
     if missing:
         head += f"; {missing} are missing, report.json names those that were listed"
     lines = [head, f"{'system':12}{'media':14}" + "".join(f"{name:>9}" for name in names)]
-    rows = [(row, MEASURED) for row in measured(report, protocol)]
+    rows = [(row, MEASURED) for row in (*measured(report, protocol), *_reranked(report))]
     rows += [(row, PUBLISHED) for row in (*protocol.published, *protocol.released)]
     for row, kind in rows:
         shown = [f"{100 * row.figures[n]:9.1f}" if n in row.figures else f"{'-':>9}" for n in names]

@@ -22,7 +22,7 @@ from valor.evaluation.items import Items, intervals, worst
 from valor.evaluation.meters import process_group
 from valor.evaluation.predictions import write_json, write_predictions
 from valor.evaluation.report import Example, SearchExample, write_report
-from valor.evaluation.run import EvaluatedModel, Outputs, collect, evaluate
+from valor.evaluation.run import EvaluatedModel, Outputs, add_reranked, collect, evaluate
 from valor.evaluation.world import add_truth, read_truth
 from valor.inference import load
 from valor.media.preview import spectrogram_png, thumbnail
@@ -103,6 +103,7 @@ def evaluate_into(
     *,
     split: str,
     metrics: Mapping[str, Callable[[Outputs], Any]] | None = None,
+    rerank: int | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Evaluate a model on a manifest and write `report.json` and `report.html`.
@@ -116,6 +117,7 @@ def evaluate_into(
         data: Manifest, or folder of a rendered world.
         split: Which records are used.
         metrics: More of them by name, computed from everything that the model said.
+        rerank: Recordings of each text that the matching head orders again.
         report: Told about progress.
 
     Returns:
@@ -130,6 +132,8 @@ def evaluate_into(
         figures = measure(
             model, records, outputs, data if data.is_dir() else data.parent, items=items
         )
+        if rerank:
+            add_reranked(figures, model, outputs, rerank)
         if metrics:
             figures["metrics"] = {name: metric(outputs) for name, metric in metrics.items()}
         figures["intervals"] = intervals(items)
