@@ -20,6 +20,7 @@ from valor.media.segments import DecodePlan
 from valor.models.generation import Generated, GenerationConfig
 from valor.models.valor import Valor
 from valor.models.verbs import FileVerbs
+from valor.objectives.matching import match_logits
 from valor.processing.processor import Processor
 from valor.types import (
     AUDIOVISUAL,
@@ -35,6 +36,8 @@ from valor.types import (
 if TYPE_CHECKING:
     from valor.checkpoints.endpoint import Endpoint
     from valor.checkpoints.foreign import PublicModel
+
+_PAIRS_AT_ONCE = 64
 
 Model: TypeAlias = "DescribingModel | PublicModel | Endpoint"
 
@@ -248,6 +251,48 @@ class VideoModel(DescribingModel):
         """Embed prepared samples; what `embed_media` does after preparation."""
         outputs = self.valor.encode_media(collate_media(samples, self.processor))
         return self.valor.embed_media(outputs)
+
+    @property
+    def matches(self) -> bool:
+        """Whether the model has learned to tell which text belongs to which media."""
+        return self.valor.match_head is not None
+
+    @torch.inference_mode()
+    def match(
+        self,
+        segments: Sequence[Segment],
+        texts: Sequence[str],
+        owner: Sequence[int],
+        *,
+        using: Modality,
+    ) -> list[float]:
+        """Score how well texts belong to segments, looking at both together.
+
+        Args:
+            segments: With all modalities of `using`.
+            texts: Any number of them.
+            owner: Place of the segment that each text is asked about.
+            using: The modalities to look at.
+
+        Returns:
+            A logit for each text, above 0 where it belongs.
+
+        Raises:
+            ModelError: If the model has no matching head.
+        """
+        valor = self.valor
+        if valor.match_head is None:
+            raise ModelError("this model has no matching head; train it with model.matches=true")
+        samples = [_restrict(self.processor.prepare(segment), using) for segment in segments]
+        media = valor.encode_media(collate_media(samples, self.processor))
+        memory, scores = valor.remember(media), list[float]()
+        for first in range(0, len(texts), _PAIRS_AT_ONCE):
+            cut = slice(first, first + _PAIRS_AT_ONCE)
+            own = memory.rows(torch.tensor(owner[cut]))
+            written = self.processor.encode_texts(texts[cut])
+            logits = match_logits(valor.decoder, valor.match_head, written, own, using)
+            scores += logits.tolist()
+        return scores
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Embeddings:

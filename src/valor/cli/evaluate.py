@@ -40,6 +40,9 @@ class Arguments:
     """Also search in two stages: so many items by pooled vectors, these again exactly."""
     dual_softmax: float | None = None
     """Also weigh scores by all queries of the set, with this factor, such as 100; marked so."""
+    rerank: int | None = None
+    """Also let the matching head order so many first recordings of each text again; the report
+    states the ranks before and after."""
     java: bool = False
     """METEOR and SPICE too, by Java and the package pycocoevalcap; absent without them."""
     answers: str | None = None
@@ -116,6 +119,7 @@ def _options(arguments: Arguments, usual: "Options") -> "Options":
         "java": arguments.java,
         "candidates": arguments.candidates,
         "dual_softmax": arguments.dual_softmax,
+        "rerank": arguments.rerank,
     }
     if arguments.captions_per_item is not None:
         changes["captions_per_item"] = arguments.captions_per_item or None

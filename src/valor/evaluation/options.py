@@ -24,6 +24,8 @@ class Options:
     """Also rank in two stages: so many items by pooled vectors, these again exactly."""
     dual_softmax: float | None = None
     """Also weigh scores by all queries of the set, with this factor."""
+    rerank: int | None = None
+    """Also let a matching head order so many first recordings of each text again."""
     java: bool = False
     """Whether captions are scored by METEOR and SPICE too."""
     answers: AnswerProtocol = field(default_factory=lambda: ANSWER_PROTOCOLS["exact"])
@@ -33,7 +35,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Reject numbers that take nothing."""
-        for name in ("captions_per_item", "candidates", "dual_softmax"):
+        for name in ("captions_per_item", "candidates", "dual_softmax", "rerank"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name}={value}, expected more than 0")

@@ -143,6 +143,32 @@ def best_items(
     return values, places
 
 
+Match = Callable[[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]], np.ndarray]
+"""Scores pairs of texts and items by a closer look; pairs of an item follow each other."""
+
+
+def rerank(
+    texts: Embeddings, media: Embeddings, match: Match, *, num_candidates: int
+) -> tuple[Int[np.ndarray, "texts candidates"], Float[np.ndarray, "texts candidates"]]:
+    """Score the best items of each text again.
+
+    Args:
+        texts: The queries.
+        media: The items.
+        match: Looks closer at the best items of each text, and at no other.
+        num_candidates: How many items are the best.
+
+    Returns:
+        Their places, the best by similarity first, and their scores by `match`.
+    """
+    _, places = best_items(texts, media, num_candidates)
+    asked = np.repeat(np.arange(len(places)), places.shape[1])
+    order = np.argsort(places, axis=None, kind="stable")
+    scores = np.empty(places.size)
+    scores[order] = match(asked[order], places.flatten()[order])
+    return places, scores.reshape(places.shape)
+
+
 def shared_rows(*parts: Embeddings) -> list[int]:
     """The rows that are present in all parts."""
     present = torch.stack([part.present for part in parts]).all(dim=0)

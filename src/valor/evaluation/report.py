@@ -167,6 +167,11 @@ def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> Table:
         figures = retrieval[group]
         limits = [percent(figures.get(key)) for key in ("oracle_r1", "chance_r1")]
         rows.append(row([group, "text to media"], figures["text_to_media"], limits))
+        if "reranked" in figures:
+            again = figures["reranked"]
+            rows.append(row(["", "before re-ranking"], again["before"], ["-", limits[1]]))
+            name = f"first {again['candidates']} re-ranked"
+            rows.append(row(["", name], again["after"], ["-", limits[1]]))
         rows.append(row(["", "media to text"], figures["media_to_text"], ["-", limits[1]]))
     rows += [row([name.replace("_", " "), "no text"], pairs[name], ["-", "-"]) for name in pairs]
     return Table(

@@ -9,6 +9,7 @@ from typing import Any
 
 from valor.data.manifest import Record
 from valor.evaluation.items import Items
+from valor.evaluation.matching import add_reranked
 from valor.evaluation.options import PLAIN, Options
 from valor.evaluation.outputs import EvaluatedModel, Outputs, collect
 from valor.evaluation.retrieval import pairs, retrieval
@@ -126,7 +127,7 @@ def evaluate(
     """
     outputs = outputs or collect(model, records)
     embed_text = model.embed_text if isinstance(model, Embedder) else None
-    return {
+    report = {
         "model": model.fingerprint,
         "data": {
             "n": len(outputs.records),
@@ -138,3 +139,6 @@ def evaluate(
         "captioning": captioning(outputs, options, items=items),
         "answering": answering(outputs, options, items=items),
     }
+    if options.rerank is not None:
+        add_reranked(report, model, outputs, options)
+    return report

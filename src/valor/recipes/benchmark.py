@@ -84,6 +84,8 @@ class _Embeds:
         self.groups = [group for group in model.groups if group in wanted]
         self.segment_s, self.fingerprint = model.segment_s, model.fingerprint
         self.read, self.embed_text = model.read, model.embed_text
+        self.matches = getattr(model, "matches", False)
+        self.match = getattr(model, "match", None)
 
     def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
         """Embed segments."""
@@ -224,6 +226,20 @@ def measured(report: dict[str, Any], protocol: Protocol) -> list[Published]:
     return rows
 
 
+def _reranked(report: dict[str, Any]) -> list[Published]:
+    """What the matching head made of it."""
+    return [
+        Published(
+            system="re-ranked",
+            group=Modality.parse(label),
+            figures={name: row["reranked"]["after"][name] for name in _METRICS["retrieval"]},
+            note=f"the first {row['reranked']['candidates']}",
+        )
+        for label, row in report["retrieval"].items()
+        if "reranked" in row
+    ]
+
+
 def comparison(report: dict[str, Any], protocol: Protocol) -> str:
     """What was measured beside what was published, as plain text in percent."""
     data, names = report["data"], _METRICS[protocol.task]
@@ -232,7 +248,7 @@ def comparison(report: dict[str, Any], protocol: Protocol) -> str:
     if missing:
         head += f"; {missing} are missing, report.json names those that were listed"
     lines = [head, f"{'system':12}{'media':14}" + "".join(f"{name:>9}" for name in names)]
-    rows = [(row, MEASURED) for row in measured(report, protocol)]
+    rows = [(row, MEASURED) for row in (*measured(report, protocol), *_reranked(report))]
     rows += [(row, PUBLISHED) for row in (*protocol.published, *protocol.released)]
     for row, kind in rows:
         shown = [f"{100 * row.figures[n]:9.1f}" if n in row.figures else f"{'-':>9}" for n in names]
