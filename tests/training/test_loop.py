@@ -28,7 +28,7 @@ class StopError(Exception):
 
 
 def stop_at(step):
-    def report(stage, done, total):
+    def report(stage, done, total, *, note=""):
         if stage == "train" and done == step:
             raise StopError
 
@@ -156,8 +156,8 @@ def test_a_signal_ends_a_run_with_a_state_to_go_on_from(world, tmp_path):
     records = read_manifest(world, split="train")
     whole = run(small_run(), records, tmp_path / "whole")
 
-    def interrupt(stage, done, total):
-        if stage == "train" and done == 3:
+    def interrupt(stage, done, total, *, note=""):
+        if stage == "train" and done == 2:
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(SystemExit) as ended:
@@ -171,6 +171,7 @@ def test_a_signal_ends_a_run_with_a_state_to_go_on_from(world, tmp_path):
 
 
 def spoilt_task(spoilt, *, max_skipped=3):
+    """A run of eight steps, of which some have no finite loss."""
     model = torch.nn.Linear(2, 1)
 
     def losses(first):
@@ -189,6 +190,18 @@ def spoilt_task(spoilt, *, max_skipped=3):
         losses=losses,
         max_skipped=max_skipped,
     )
+
+
+def test_an_interrupt_ends_a_run_with_a_state_to_go_on_from(tmp_path):
+    def interrupt(stage, done, total, *, note=""):
+        if done == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(spoilt_task(set()), tmp_path, report=interrupt)
+    assert json.loads((tmp_path / "state/position.json").read_text())["next_step"] == 4
+    fit(spoilt_task(set()), tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(8))
 
 
 def test_a_step_that_would_spoil_the_weights_is_left_out_and_counted(tmp_path):

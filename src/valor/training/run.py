@@ -5,15 +5,17 @@ where the last state was written, with exactly the batches and masks of an unint
 """
 
 import math
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from valor.checkpoints.folder import save_model
 from valor.config import configclass, evolve, fingerprint
@@ -23,12 +25,12 @@ from valor.data.manifest import Record
 from valor.data.mixture import Mixture
 from valor.data.reading import FileSource, Source
 from valor.data.samples import SampleStore, load_store
-from valor.errors import ManifestError
+from valor.errors import ConfigError, ManifestError, ValorError
 from valor.models.valor import ValorConfig
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
-from valor.training.monitor import Report, silent
+from valor.training.monitor import Report, read_metrics, silent
 from valor.training.optim import OptimConfig
 from valor.training.parallel import (
     device,
@@ -39,6 +41,7 @@ from valor.training.parallel import (
     summed,
     wait_for_all,
 )
+from valor.training.probe import HeldOut, Probe, ProbeConfig
 from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
 from valor.training.state import claim
 from valor.training.step import ComputeConfig, ObjectivesConfig, found_terms, shared_losses
@@ -67,6 +70,8 @@ class TrainConfig:
     """Steps between two states on disk."""
     cache_frozen: bool = False
     """Run towers that are frozen once, and keep their tokens in the run folder in float16."""
+    probe: ProbeConfig = ProbeConfig()
+    """Looks at held-out records, and early stopping."""
     reading: ReadingConfig | None = None
     """How a new view of each sample is read at every step. None decodes media files once, as
     inference sees them; shards are then read at every step with the defaults."""
@@ -90,10 +95,11 @@ class TrainConfig:
         out: Path,
         *,
         source: Source | None = None,
+        held_out: Source | None = None,
         report: Report = silent,
     ) -> Path:
         """Train a model; see `run` of this module."""
-        return run(self, records, out, source=source, report=report)
+        return run(self, records, out, source=source, held_out=held_out, report=report)
 
 
 def run(
@@ -102,6 +108,7 @@ def run(
     out: Path,
     *,
     source: Source | None = None,
+    held_out: Source | None = None,
     report: Report = silent,
 ) -> Path:
     """Train a model, or go on with a run that was stopped.
@@ -111,20 +118,31 @@ def run(
         records: Training data.
         out: Run folder; made if needed.
         source: Holds the samples of the records, row for row; None for their media files.
+        held_out: What `config.probe` looks at.
         report: Told about progress in stages `prepare` and `train`.
 
     Returns:
-        The model folder, `out/model`.
+        The model folder: `out/model`, or `out/best` of a run that looks at held-out records; its
+        last weights are in `out/model` all the same.
 
     Raises:
-        ConfigError: If the folder holds a run of another configuration.
+        ConfigError: If the folder holds a run of another configuration, or there is nothing to
+            look at.
         ManifestError: If no record can be read, or two have the same id.
     """
     _check(records)
+    if config.probe.every and not held_out:
+        raise ConfigError("probe.every: there are no held-out records; give some, or set it to 0")
     if config.num_epochs is not None:
         config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
+    is_new = not out.exists()
     with processes():
-        return _run(config, records, out, source, report)
+        try:
+            return _run(config, records, out, source, held_out, report)
+        except ValorError:
+            if is_new and rank() == 0 and not read_metrics(out / "metrics.jsonl"):
+                shutil.rmtree(out, ignore_errors=True)  # Nothing was learned in it.
+            raise
 
 
 def _run(
@@ -132,6 +150,7 @@ def _run(
     records: Sequence[Record],
     out: Path,
     source: Source | None,
+    held_out: Source | None,
     report: Report,
 ) -> Path:
     """What each process does; the first one writes."""
@@ -141,6 +160,7 @@ def _run(
         torch.manual_seed(config.seed)
         model, processor = begin(config.model, config.processor, records)
         source = source or _source(config, records, processor, out, report)
+        measured = deepcopy(model) if config.probe.every else None
         adapt(model, config.adapt)
         frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
         model.to(device(), training_dtype(config.precision))
@@ -150,6 +170,16 @@ def _run(
             tokens = load_tokens(model, source, processor, out / "cache", progress=told)
     special = processor.tokenizer.special
     shared = shared_losses(model, config.objectives, special, config.compute)
+    card = _card(config, source)
+
+    def whole(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return merged(model, frozen | dict(trained))
+
+    def keep(name: str, trained: Mapping[str, Tensor]) -> None:
+        if rank() == 0:
+            save_model(out / name, model.config, whole(trained), processor, card=card)
+
+    look = _look(config, measured, processor, held_out, report)
     task = Task(
         model=model,
         optim=config.optim,
@@ -157,13 +187,11 @@ def _run(
         save_every=config.save_every,
         seed=config.seed,
         losses=lambda first: _losses(config, shared, processor, source, first, tokens),
+        probe=Probe(config.probe, lambda found: look(whole(found)), partial(keep, "best")),
     )
-    weights = merged(model, frozen | fit(task, out, report=report))
-    if rank() == 0:
-        card = _card(config, source)
-        save_model(out / "model", model.config, weights, processor, card=card)
+    keep("model", fit(task, out, report=report))
     wait_for_all()
-    return out / "model"
+    return out / ("best" if config.probe.every else "model")
 
 
 def _check(records: Sequence[Record]) -> None:
@@ -188,6 +216,21 @@ def _source(
     if not len(store):
         raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
     return store
+
+
+def _look(
+    config: TrainConfig,
+    model: nn.Module | None,
+    processor: Processor,
+    source: Source | None,
+    report: Report,
+) -> Callable[[dict[str, Tensor]], dict[str, float]]:
+    """What measures weights on held-out records, with a model of its own; nothing without one."""
+    if model is None or source is None:
+        return lambda weights: {}
+    told = partial(report, "held out")
+    own = config.objectives, config.probe
+    return HeldOut(model.to(device()), processor, source, *own, progress=told)
 
 
 def _losses(
