@@ -87,6 +87,7 @@ def test_bad_files_are_counted_and_left_out(world, tmp_path):
     assert "1 unreadable" in (folder / "README.md").read_text()
     with pytest.raises(ManifestError, match="none of 1 records"):
         run(small_run(), [bad], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_id_that_stands_twice_is_refused_before_anything_is_written(world, tmp_path):
@@ -94,6 +95,20 @@ def test_an_id_that_stands_twice_is_refused_before_anything_is_written(world, tm
     with pytest.raises(ManifestError, match="stands 2 times"):
         run(small_run(), [*records, records[0]], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing_behind(world, tmp_path):
+    records = read_manifest(world, split="train")
+    wrong = evolve(small_run(), {"adapt.frozen": ["nose."]})
+    with pytest.raises(ConfigError, match=r"nose\."):
+        run(wrong, records, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"nose\."):
+        run(wrong, records, tmp_path / "old")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "old/notes.txt").read_text() == "mine"
 
 
 def test_metrics_name_every_term(world, tmp_path):
@@ -106,6 +121,8 @@ def test_metrics_name_every_term(world, tmp_path):
     assert {"grad_norm/vision", "grad_norm/audio", "grad_norm/decoder"} <= row.keys()
     assert sum(part**2 for part in parts) == pytest.approx(row["grad_norm"] ** 2, rel=1e-4)
     assert row["temperature"] == pytest.approx(ValorConfig().temperature)
+    assert all(0 < row[f"token_weight/{name}"] <= 1 for name in ("vision", "audio", "text"))
+    assert row["samples_per_s"] > 0
 
 
 def test_tensorboard_sees_what_metrics_hold(tmp_path):

@@ -5,18 +5,18 @@ where the last state was written, with exactly the batches and masks of an unint
 """
 
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from valor.checkpoints.card import Origin, card, folder_origin, tower_origins
 from valor.checkpoints.folder import save_model
 from valor.config import configclass, evolve, fingerprint
 from valor.data.collate import collate_training, placed
@@ -25,12 +25,12 @@ from valor.data.manifest import Record
 from valor.data.mixture import Mixture
 from valor.data.reading import FileSource, Source
 from valor.data.samples import SampleStore, load_store
-from valor.errors import ConfigError, ManifestError, ValorError
+from valor.errors import ConfigError, ManifestError
 from valor.models.valor import ValorConfig
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
-from valor.training.monitor import Report, read_metrics, silent
+from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
 from valor.training.parallel import (
     device,
@@ -43,8 +43,14 @@ from valor.training.parallel import (
 )
 from valor.training.probe import HeldOut, Probe, ProbeConfig
 from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
-from valor.training.state import claim
-from valor.training.step import ComputeConfig, ObjectivesConfig, found_terms, shared_losses
+from valor.training.state import claim, tidied
+from valor.training.step import (
+    ComputeConfig,
+    ObjectivesConfig,
+    found_terms,
+    last_figures,
+    shared_losses,
+)
 from valor.training.token_cache import TokenStore, load_tokens
 
 
@@ -135,14 +141,8 @@ def run(
         raise ConfigError("probe.every: there are no held-out records; give some, or set it to 0")
     if config.num_epochs is not None:
         config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
-    is_new = not out.exists()
-    with processes():
-        try:
-            return _run(config, records, out, source, held_out, report)
-        except ValorError:
-            if is_new and rank() == 0 and not read_metrics(out / "metrics.jsonl"):
-                shutil.rmtree(out, ignore_errors=True)  # Nothing was learned in it.
-            raise
+    with processes(), tidied(out):
+        return _run(config, records, out, source, held_out, report)
 
 
 def _run(
@@ -170,14 +170,14 @@ def _run(
             tokens = load_tokens(model, source, processor, out / "cache", progress=told)
     special = processor.tokenizer.special
     shared = shared_losses(model, config.objectives, special, config.compute)
-    card = _card(config, source)
+    about = _card(config, model.config, source)
 
     def whole(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return merged(model, frozen | dict(trained))
 
     def keep(name: str, trained: Mapping[str, Tensor]) -> None:
         if rank() == 0:
-            save_model(out / name, model.config, whole(trained), processor, card=card)
+            save_model(out / name, model.config, whole(trained), processor, card=about)
 
     look = _look(config, measured, processor, held_out, report)
     task = Task(
@@ -265,11 +265,14 @@ def _losses(
                 if tokens is not None:
                     tokens.put(batch)
                 terms = found_terms(shared(placed(batch, device(), dtype)))
+            figures = last_figures(shared) if terms else {}
+            if scale is not None:
+                figures["temperature"] = math.exp(-scale.item())
             yield StepLoss(
                 terms=terms,
                 ids=[record.id for record in loaded.records],
                 left_out=config.batch_size // num_ranks() - len(loaded.records),
-                figures={} if scale is None else {"temperature": math.exp(-scale.item())},
+                figures=figures,
             )
 
 
@@ -283,11 +286,17 @@ def training_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def _card(config: TrainConfig, source: Source) -> str:
+def _card(config: TrainConfig, model: Any, source: Source) -> str:
+    """Of what the run makes: from what, and under which licences."""
+    start, origins = config.model, tower_origins(model)
+    if isinstance(start, FolderConfig):
+        origins = [folder_origin(Path(start.path)), *origins]
+    if isinstance(start, TowersConfig) and (start.vision or "").endswith(".pth"):
+        file = Path(start.vision or "").name
+        origins = [Origin(part="vision", source=file, licence="unknown"), *origins]
     unreadable = f" ({len(source.bad)} unreadable)" if isinstance(source, SampleStore) else ""
-    return (
-        "---\nlibrary_name: valor\nlicense: mit\npipeline_tag: feature-extraction\n---\n"
-        f"# VALOR, run {fingerprint(config)}\n\n"
+    text = (
         f"Trained for {config.num_steps} steps of {config.batch_size} on {len(source)} "
-        f"recordings{unreadable}.\n"
+        f"recordings{unreadable}."
     )
+    return card(f"VALOR, run {fingerprint(config)}", text, origins)

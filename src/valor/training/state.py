@@ -20,8 +20,8 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from valor.config import differences, from_dict, parse_json, to_json
-from valor.errors import ConfigError, TrainingError
-from valor.training.monitor import write_whole
+from valor.errors import ConfigError, TrainingError, ValorError
+from valor.training.monitor import read_metrics, write_whole
 from valor.training.optim import Optimizer
 from valor.training.parallel import local, num_ranks, rank
 
@@ -57,6 +57,21 @@ def claim(
     else:
         write_whole(stamp, digest)
         write_whole(path, to_json(config))
+
+
+@contextlib.contextmanager
+def tidied(out: Path) -> Iterator[None]:
+    """Leave nothing behind in a run folder if a `ValorError` comes before the first step."""
+    before = set(out.iterdir()) if out.is_dir() else None
+    try:
+        yield
+    except ValorError:
+        if rank() == 0 and out.is_dir() and not read_metrics(out / "metrics.jsonl"):
+            for path in set(out.iterdir()) - (before or set()):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if before is None:
+                out.rmdir()
+        raise
 
 
 class States:
