@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import HFValidationError
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -207,9 +208,10 @@ def load_public(source: str) -> PublicModel:
         raise DependencyError(f"{source}: {needed}") from None
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        is_there = Path(source).exists()
-        problem = "cannot be loaded" if is_there else "no such model folder, nor a public model"
-        raise ModelError(f"{source}: {problem} ({reason})") from None
+        if Path(source).exists():
+            raise ModelError(f"{source}: cannot be loaded ({reason})") from None
+        why = "" if isinstance(error, HFValidationError) else f" ({reason.partition('. ')[0]})"
+        raise ModelError(f"{source}: no such model folder, nor a public model{why}") from None
 
 
 def _space(source: str) -> Space:

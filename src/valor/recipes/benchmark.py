@@ -161,7 +161,10 @@ def evaluate_protocol(
     split = split or protocol.split
     records = [_asked(record, protocol) for record in read_manifest(data, split=split)]
     if not records:
-        raise ConfigError(f"{data}: no record of split {split!r}, which {protocol.name} measures")
+        raise ConfigError(
+            f"{data}: no record of split {split!r}, which {protocol.name} measures; name another "
+            "with --split, or put some into it"
+        )
     used = following(model, protocol)
     outputs = collect(used, records, progress=lambda *done: report("evaluate", *done))
     figures = evaluate(used, records, outputs)

@@ -3,10 +3,8 @@
 What differs from benchmark to benchmark stands in `valor.protocols`.
 """
 
-from pathlib import Path
-
+from valor.checkpoints.box import find_folder
 from valor.checkpoints.folder import load_configs
-from valor.checkpoints.hub import is_ours_on_hub, local_folder
 from valor.errors import UsageError
 from valor.objectives.alignment import AlignmentConfig
 from valor.objectives.answering import AnsweringConfig
@@ -35,7 +33,7 @@ def finetune(protocol: str = "retrieval", start: str = "") -> TrainConfig:
 
     Args:
         protocol: Name of a record; `retrieval`, `captioning` and `answering` are for own data.
-        start: Model folder, or its hub id.
+        start: Model folder, its hub id, or `tiny-world`.
 
     Returns:
         The complete run.
@@ -46,9 +44,7 @@ def finetune(protocol: str = "retrieval", start: str = "") -> TrainConfig:
     if not start:
         raise UsageError("finetune goes on from a model; give its folder with --start")
     record = find_protocol(protocol)
-    folder = Path(start)
-    if not folder.is_dir() and is_ours_on_hub(start):
-        folder = local_folder(start)
+    folder = find_folder(start)
     system, processing = load_configs(folder)
     return TrainConfig(
         model=FolderConfig(path=str(folder)),
