@@ -205,11 +205,14 @@ def load_public(source: str) -> PublicModel:
         return PublicModel(source, [_space(source)])
     except ImportError as error:
         needed = " ".join(str(error).split()).partition(" Please note")[0]
-        raise DependencyError(f"{source}: {needed}") from None
+        raise DependencyError(f"{source}: {needed.rstrip('. ')}") from None
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         if Path(source).exists():
-            raise ModelError(f"{source}: cannot be loaded ({reason})") from None
+            raise ModelError(
+                f"{source}: cannot be loaded ({reason}); "
+                "docs/public-models.md says what can be named"
+            ) from None
         why = "" if isinstance(error, HFValidationError) else f" ({reason.partition('. ')[0]})"
         raise ModelError(f"{source}: no such model folder, nor a public model{why}") from None
 

@@ -18,6 +18,7 @@ import numpy as np
 from valor.checkpoints.box import TINY_WORLD, find_boxed
 from valor.data.manifest import Record, read_manifest
 from valor.data.world.render import World, render_world
+from valor.errors import ManifestError
 from valor.evaluation.items import Items, intervals, worst
 from valor.evaluation.meters import process_group
 from valor.evaluation.predictions import write_json, write_predictions
@@ -120,8 +121,13 @@ def evaluate_into(
 
     Returns:
         The content of `report.json`; empty in all processes but the first.
+
+    Raises:
+        ManifestError: If the manifest is wrong or has no such record.
     """
     records = read_manifest(data, split=split)
+    if not records:
+        raise ManifestError(f"{data}: no record of split {split!r}; name another with --split")
     with process_group() as is_first:
         outputs = collect(model, records, progress=lambda *done: report("evaluate", *done))
         if not is_first:
