@@ -23,6 +23,7 @@ from valor.evaluation.items import Items, intervals, worst
 from valor.evaluation.meters import process_group
 from valor.evaluation.options import PLAIN, Options
 from valor.evaluation.predictions import write_json, write_predictions
+from valor.evaluation.provenance import provenance
 from valor.evaluation.report import Example, SearchExample, write_report
 from valor.evaluation.run import EvaluatedModel, Outputs, collect, evaluate
 from valor.evaluation.world import add_truth, read_truth
@@ -202,6 +203,7 @@ def protocol(*, seed: int, seconds: dict[str, float]) -> dict[str, Any]:
         "ties": "pessimistic",
         "dual_softmax": False,
         "seconds": seconds,
+        **provenance(),
     }
 
 
