@@ -9,7 +9,6 @@ the length (two cores).
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -21,6 +20,7 @@ import torch
 from long_recording import CLIP_S, FPS, repeat, textured_clip
 
 from valor.checkpoints.folder import save_model
+from valor.evaluation.provenance import write_figures
 from valor.inference import load
 from valor.models.valor import ValorConfig
 from valor.models.verbs import need_describer, need_embedder
@@ -119,7 +119,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:40} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

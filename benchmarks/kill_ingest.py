@@ -20,6 +20,7 @@ import lancedb
 from bench_ingest import write_model
 
 from valor.data.world.render import World, render_world
+from valor.evaluation.provenance import write_figures
 from valor.inference import load
 from valor.models.verbs import need_embedder
 from valor.search import ingest
@@ -112,7 +113,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(figures["num_lost"] + figures["num_doubled"] > 0)
 
 

@@ -6,7 +6,6 @@ undisturbed run to the last bit, and metrics.jsonl holds every step once with th
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from valor.data.world.render import World, render_world
+from valor.evaluation.provenance import write_figures
 from valor.training.monitor import read_metrics
 
 NUM_STEPS = 12
@@ -92,7 +92,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(min(num_identical, num_once) < num_kills)
 
 

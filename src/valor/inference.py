@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from valor.checkpoints.box import find_boxed
+from valor.checkpoints.box import find_folder
 from valor.checkpoints.folder import load_model
 from valor.data.collate import collate_media, placed
 from valor.errors import ModelError
@@ -60,17 +60,12 @@ def load(source: str | Path, *, trust_code: bool = False) -> Model:
         ModelError: If there is no such model, or it is incomplete, damaged or of an unknown type.
         DependencyError: If it needs a package that is not installed.
     """
-    name, folder = str(source), Path(source)
+    name = str(source)
     if name.startswith(("http://", "https://")):
         from valor.checkpoints.endpoint import Endpoint
 
         return Endpoint(name)
-    if not folder.is_dir() and (boxed := find_boxed(name)):
-        folder = boxed
-    if not folder.is_dir():
-        from valor.checkpoints.hub import is_ours_on_hub, local_folder
-
-        folder = local_folder(name) if is_ours_on_hub(name) else folder
+    folder = find_folder(name)
     if folder.is_dir() and _is_ours(folder):
         system, processor, fingerprint = load_model(folder, trust_code=trust_code)
         if isinstance(system, Valor):

@@ -68,7 +68,9 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("--data is missing; give a manifest or a folder of shards")
     shards = [path for path in arguments.data if is_shards(path)]
     if shards and len(arguments.data) > 1:
-        raise UsageError(f"--data {shards[0]}: give one folder of shards alone")
+        raise UsageError(
+            f"--data {shards[0]}: shards go alone; give one folder of them, or manifests"
+        )
     read = partial(_read, arguments.data, is_sharded=bool(shards))
     records, source = read("train")
     if arguments.estimate:
@@ -145,7 +147,7 @@ def split_changes(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             continue
         value = value if equals else next(words, None)
         if value is None:
-            raise UsageError(f"{word}: expected a value")
+            raise UsageError(f"{word}: expected a value; write {word} VALUE")
         try:
             changes[name.replace("-", "_")] = json.loads(value)
         except json.JSONDecodeError:

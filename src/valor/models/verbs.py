@@ -65,7 +65,8 @@ class FileVerbs(ABC):
         captions = [c for part in self._parts(path) for c in describer.describe(part, using=using)]
         captions = [caption for caption in captions if caption.modalities_used]
         if not captions:
-            raise MediaError(str(path), "nothing_usable", f"no {using.label} to describe")
+            detail = f"no {using.label} to describe; use another modality, or another file"
+            raise MediaError(str(path), "nothing_usable", detail)
         return Caption(
             text="; ".join(dict.fromkeys(caption.text for caption in captions)),
             modalities_used=_union(captions),
@@ -95,7 +96,8 @@ class FileVerbs(ABC):
             if answer.modalities_used
         ]
         if not answers:
-            raise MediaError(str(path), "nothing_usable", f"no {using.label} to ask about")
+            detail = f"no {using.label} to ask about; use another modality, or another file"
+            raise MediaError(str(path), "nothing_usable", detail)
         return max(answers, key=lambda a: -1.0 if math.isnan(a.confidence) else a.confidence)
 
     def embed(self, path: str | Path) -> list[tuple[float, float, dict[Modality, np.ndarray]]]:

@@ -201,7 +201,8 @@ def _check(records: Sequence[Record]) -> None:
     """Raise a `ManifestError` unless there is something to learn, and each id stands once."""
     if not any(record.captions or record.questions for record in records):
         raise ManifestError(
-            f"none of {len(records)} records has a caption or a question to train on"
+            f"none of {len(records)} records of split 'train' has a caption or a question; "
+            "`valor data stats MANIFEST` counts both"
         )
     counts = Counter(record.id for record in records)
     if len(counts) < len(records):
@@ -217,7 +218,10 @@ def _source(
         return FileSource(records)
     store = load_store(records, processor, out / "cache", progress=partial(report, "prepare"))
     if not len(store):
-        raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
+        raise ManifestError(
+            f"none of {len(records)} records can be read ({', '.join({*store.bad.values()})}); "
+            "`valor data validate MANIFEST --decode` says what is wrong with each"
+        )
     return store
 
 
