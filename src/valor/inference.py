@@ -7,7 +7,6 @@ Describer over those of any other system that writes.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,10 +16,11 @@ from valor.checkpoints.box import find_boxed
 from valor.checkpoints.folder import load_model
 from valor.data.collate import collate_media
 from valor.errors import ModelError
-from valor.media.segments import decode_segment
+from valor.media.segments import DecodePlan
 from valor.models.generation import Generated, GenerationConfig
 from valor.models.valor import Valor
 from valor.models.verbs import FileVerbs
+from valor.objectives.matching import match_logits
 from valor.processing.processor import Processor
 from valor.types import (
     AUDIOVISUAL,
@@ -36,6 +36,8 @@ from valor.types import (
 if TYPE_CHECKING:
     from valor.checkpoints.endpoint import Endpoint
     from valor.checkpoints.foreign import PublicModel
+
+_PAIRS_AT_ONCE = 64
 
 Model: TypeAlias = "DescribingModel | PublicModel | Endpoint"
 
@@ -111,17 +113,10 @@ class DescribingModel(FileVerbs):
         """The length of recording that one embedding covers."""
         return self.processor.config.segment_s
 
-    def read(
-        self,
-        path: str,
-        *,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        keyframes_only: bool = False,
-    ) -> Segment:
-        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        plan = replace(self.processor.plan, keyframes_only=keyframes_only)
-        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
+    @property
+    def plan(self) -> DecodePlan:
+        """How densely this model reads recordings."""
+        return self.processor.plan
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL
@@ -256,6 +251,48 @@ class VideoModel(DescribingModel):
         """Embed prepared samples; what `embed_media` does after preparation."""
         outputs = self.valor.encode_media(collate_media(samples, self.processor))
         return self.valor.embed_media(outputs)
+
+    @property
+    def matches(self) -> bool:
+        """Whether the model has learned to tell which text belongs to which media."""
+        return self.valor.match_head is not None
+
+    @torch.inference_mode()
+    def match(
+        self,
+        segments: Sequence[Segment],
+        texts: Sequence[str],
+        owner: Sequence[int],
+        *,
+        using: Modality,
+    ) -> list[float]:
+        """Score how well texts belong to segments, looking at both together.
+
+        Args:
+            segments: With all modalities of `using`.
+            texts: Any number of them.
+            owner: Place of the segment that each text is asked about.
+            using: The modalities to look at.
+
+        Returns:
+            A logit for each text, above 0 where it belongs.
+
+        Raises:
+            ModelError: If the model has no matching head.
+        """
+        valor = self.valor
+        if valor.match_head is None:
+            raise ModelError("this model has no matching head; train it with model.matches=true")
+        samples = [_restrict(self.processor.prepare(segment), using) for segment in segments]
+        media = valor.encode_media(collate_media(samples, self.processor))
+        memory, scores = valor.remember(media), list[float]()
+        for first in range(0, len(texts), _PAIRS_AT_ONCE):
+            cut = slice(first, first + _PAIRS_AT_ONCE)
+            own = memory.rows(torch.tensor(owner[cut]))
+            written = self.processor.encode_texts(texts[cut])
+            logits = match_logits(valor.decoder, valor.match_head, written, own, using)
+            scores += logits.tolist()
+        return scores
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Embeddings:

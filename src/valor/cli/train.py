@@ -14,7 +14,7 @@ from valor.cli.progress import StageProgress
 from valor.config import evolve
 from valor.errors import UsageError
 
-_OWN_OPTIONS = ("data", "out", "protocol", "start", "estimate", "json", "help")
+_OWN_OPTIONS = ("data", "out", "protocol", "start", "self-critical", "estimate", "json", "help")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class Arguments:
     unless the recipe counts epochs."""
     start: str | None = None
     """For finetune: the model folder to go on from."""
+    self_critical: tyro.conf.FlagCreatePairsOff[bool] = False
+    """For finetune on captions: reward what the model writes by its CIDEr."""
     json: Json = False
     """A JSON object on stdout at the end."""
 
@@ -51,7 +53,9 @@ def main(argv: Sequence[str]) -> int:
     from valor.recipes import find_recipe
 
     options = {"protocol": arguments.protocol, "start": arguments.start}
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, str | bool] = {k: v for k, v in options.items() if v is not None}
+    if arguments.self_critical:
+        given["self_critical"] = True
     config = evolve(find_recipe(arguments.recipe, **given), changes)
     if arguments.out is None and not arguments.estimate:
         raise UsageError("--out is missing; give a run folder")

@@ -30,6 +30,7 @@ import anyio
 import anyio.to_thread
 import torch
 
+from valor.media.segments import DecodePlan
 from valor.models.verbs import FileVerbs, need_describer, need_embedder
 from valor.server.metrics import Metrics
 from valor.types import (
@@ -202,6 +203,11 @@ class BatchedModel(FileVerbs):
     def segment_s(self) -> float:
         """The length of recording to look at in one go."""
         return self._embedder.segment_s
+
+    @property
+    def plan(self) -> DecodePlan:
+        """How densely the library's model reads recordings."""
+        return self._embedder.plan
 
     @property
     def describes(self) -> bool:
