@@ -18,6 +18,7 @@ from valor.server.batching import (
     unless_left,
 )
 from valor.server.metrics import Metrics
+from valor.types import AUDIOVISUAL
 
 TEXTS = ["a bell", "a red circle moves up", "x", "two words"]
 
@@ -89,7 +90,7 @@ def test_an_error_belongs_to_those_who_wait_for_it():
 def test_batched_texts_and_media_are_as_alone(model, world):
     batched = BatchedModel(model, model, Metrics())
     path = str(world / "media/test-000000.mp4")
-    segments = [model.read(path, start_s=start, end_s=start + 1) for start in range(3)]
+    segments = [model.read(path, start_s=start, end_s=start + 1) for start in (0.0, 1.0, 2.0)]
     with ThreadPoolExecutor(8) as pool:
         texts = list(pool.map(lambda text: batched.embed_text([text]), TEXTS))
         media = list(pool.map(lambda segment: batched.embed_media([segment]), segments))
@@ -104,7 +105,29 @@ def test_batched_texts_and_media_are_as_alone(model, world):
             rows = together[group]
             torch.testing.assert_close(rows.vectors[rows.valid], part.vectors[part.valid])
     assert said == [model.describe([segment])[0] for segment in segments]
-    batched.batcher.close()
+    batched.close()
+
+
+def test_a_slow_describer_keeps_no_search_waiting(model):
+    started, go = threading.Event(), threading.Event()
+
+    class Slow:
+        read = answer = model.read
+
+        def describe(self, segments, *, using):
+            started.set()
+            assert go.wait(30)
+            return [using] * len(segments)
+
+    batched = BatchedModel(model, Slow(), Metrics())
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(batched.describe, [None, None], using=AUDIOVISUAL)
+        assert started.wait(30)
+        assert batched.embed_text(["a bell"]).valid.any()
+        assert not slow.done()
+        go.set()
+        assert slow.result() == [AUDIOVISUAL] * 2
+    batched.close()
 
 
 def test_past_the_end_of_the_queue_there_is_no_room():

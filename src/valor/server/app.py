@@ -74,7 +74,7 @@ def create_app(
                     yield
                     await asyncio.to_thread(app.state.jobs.close)
         finally:
-            batched.batcher.close()
+            batched.close()
             app.state.sandbox.close()
 
     return _routed(lifespan, guard, metrics)

@@ -1,8 +1,8 @@
 """One model for many clients: work that waits together runs together, and the queue has an end.
 
-`Batcher` is the model's one thread. `BatchedModel` is an `Embedder` and `Describer` over it for any
-number of threads, so the library and the routes need not know. `Entrance` lets in so many requests
-and no more, and gives up those whose client has left.
+`Batcher` is a model's one thread. `BatchedModel` is an `Embedder` and `Describer` over two of them
+for any number of threads, so the library and the routes need not know. `Entrance` lets in so many
+requests and no more, and gives up those whose client has left.
 """
 
 import asyncio
@@ -186,6 +186,8 @@ class Batcher:
 class BatchedModel(FileVerbs):
     """An `Embedder` and a `Describer`, as far as the models are, for many threads at once.
 
+    It embeds in one thread and writes in another, so that searches wait for no text.
+
     Args:
         embedder: The library's model.
         describer: What captions and answers; None if nothing does.
@@ -195,7 +197,8 @@ class BatchedModel(FileVerbs):
     def __init__(self, embedder: Any, describer: Any, metrics: Metrics) -> None:
         self._embedder = need_embedder(embedder)
         self._describer = describer
-        self.batcher = Batcher(self._run, metrics)
+        self._embedding = Batcher(self._embed, metrics)
+        self._writing = Batcher(self._describe, metrics)
         self.fingerprint = self._embedder.fingerprint
         self.groups = self._embedder.groups
 
@@ -216,18 +219,18 @@ class BatchedModel(FileVerbs):
 
     def embed_text(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts, word by word."""
-        return self.batcher("text", texts)
+        return self._embedding("text", texts)
 
     def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
         """Embed segments; keys are single modalities, rows follow the segments."""
-        return self.batcher("media", segments)
+        return self._embedding("media", segments)
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL
     ) -> list[Caption]:
         """Caption each segment from the modalities in `using` that it has."""
         ticket = _ticket.get()
-        return self.batcher(("describe", using), [(segment, None, ticket) for segment in segments])
+        return self._writing((using, False), [(segment, None, ticket) for segment in segments])
 
     def answer(
         self,
@@ -238,7 +241,7 @@ class BatchedModel(FileVerbs):
     ) -> list[Answer]:
         """Answer each segment's question from the modalities in `using` that it has."""
         asked = zip(segments, questions, itertools.repeat(_ticket.get()), strict=False)
-        return self.batcher(("answer", using), list(asked))
+        return self._writing((using, True), list(asked))
 
     def read(
         self,
@@ -252,18 +255,23 @@ class BatchedModel(FileVerbs):
         stretch = {"start_s": start_s, "end_s": end_s, "keyframes_only": keyframes_only}
         return self._embedder.read(path, **stretch)
 
-    def _run(self, kind: Any, calls: list[Sequence[Any]]) -> list[Any]:
-        ends = list(itertools.accumulate(map(len, calls)))
-        parts = [range(end - len(call), end) for end, call in zip(ends, calls, strict=True)]
-        items = [item for call in calls for item in call]
+    def close(self) -> None:
+        """End both threads; calls that wait fail with `LeftError`."""
+        self._embedding.close()
+        self._writing.close()
+
+    def _embed(self, kind: str, calls: list[Sequence[Any]]) -> list[Any]:
+        items, parts = _joined(calls)
         if kind == "text":
             embeddings = self._embedder.embed_text(_padded(items))
             return [embeddings.select(torch.tensor(part)) for part in parts]
-        if kind == "media":
-            media = self._embedder.embed_media(_padded(items))
-            return [_selected(media, torch.tensor(part)) for part in parts]
-        verb, using = kind
-        results = self._write(items, using, is_answer=verb == "answer")
+        media = self._embedder.embed_media(_padded(items))
+        return [_selected(media, torch.tensor(part)) for part in parts]
+
+    def _describe(self, kind: tuple[Modality, bool], calls: list[Sequence[Any]]) -> list[Any]:
+        items, parts = _joined(calls)
+        using, is_answer = kind
+        results = self._write(items, using, is_answer=is_answer)
         return [results[part.start : part.stop] for part in parts]
 
     def _write(
@@ -283,6 +291,13 @@ class BatchedModel(FileVerbs):
         if is_answer:
             return describer.answer(segments, questions, using=using)
         return describer.describe(segments, using=using)
+
+
+def _joined(calls: list[Sequence[Any]]) -> tuple[list[Any], list[range]]:
+    """The items of all calls, and which are whose."""
+    ends = list(itertools.accumulate(map(len, calls)))
+    parts = [range(end - len(call), end) for end, call in zip(ends, calls, strict=True)]
+    return [item for call in calls for item in call], parts
 
 
 def _followed(texts: Iterator[list[Answer]], tickets: Sequence[Ticket | None]) -> list[Answer]:
