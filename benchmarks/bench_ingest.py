@@ -20,6 +20,7 @@ import torch
 from long_recording import CLIP_S, FPS, repeat, textured_clip
 
 from valor.checkpoints.folder import save_model
+from valor.config import evolve
 from valor.evaluation.provenance import write_figures
 from valor.inference import load
 from valor.models.valor import ValorConfig
@@ -33,10 +34,10 @@ from valor.search.planning import estimate
 MINUTES = (10, 60, 180)
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, *, segment_s: float = 4.0) -> None:
     """The demo's model with random weights."""
     torch.manual_seed(0)
-    config = tiny()
+    config = evolve(tiny(), {"processor.segment_s": segment_s})
     assert isinstance(config.model, ValorConfig)
     processor = Processor(config.processor, Tokenizer.train(["a red circle moves up"]))
     model = config.model.with_vocabulary(processor.tokenizer.vocab_size).build()
