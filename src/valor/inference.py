@@ -6,8 +6,7 @@ Describer over those of any other system that writes.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,10 +16,11 @@ from valor.checkpoints.box import find_boxed
 from valor.checkpoints.folder import load_model
 from valor.data.collate import collate_media, placed
 from valor.errors import ModelError
-from valor.media.segments import decode_segment
-from valor.models.generation import GenerationConfig
+from valor.media.segments import DecodePlan
+from valor.models.generation import Generated, GenerationConfig
 from valor.models.valor import Valor
 from valor.models.verbs import FileVerbs
+from valor.objectives.matching import match_logits
 from valor.processing.processor import Processor
 from valor.types import (
     AUDIOVISUAL,
@@ -38,6 +38,8 @@ from valor.types import (
 if TYPE_CHECKING:
     from valor.checkpoints.endpoint import Endpoint
     from valor.checkpoints.foreign import PublicModel
+
+_PAIRS_AT_ONCE = 64
 
 Model: TypeAlias = "DescribingModel | PublicModel | Endpoint"
 
@@ -131,17 +133,10 @@ class DescribingModel(FileVerbs):
         """The length of recording that one embedding covers."""
         return self.processor.config.segment_s
 
-    def read(
-        self,
-        path: str,
-        *,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        keyframes_only: bool = False,
-    ) -> Segment:
-        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        plan = replace(self.processor.plan, keyframes_only=keyframes_only)
-        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
+    @property
+    def plan(self) -> DecodePlan:
+        """How densely this model reads recordings."""
+        return self.processor.plan
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL
@@ -183,17 +178,31 @@ class DescribingModel(FileVerbs):
             use gets no text, no modality and confidence 0. Captions are searched with
             `caption_beams`, 3 as in the paper (4.1), answers greedily.
         """
+        *_, whole = self._written(
+            samples, using, questions, lambda *media, **ask: [self.system.write(*media, **ask)]
+        )
+        return whole
+
+    def _written(
+        self,
+        samples: Sequence[Sample],
+        using: Modality,
+        questions: Sequence[str] | None,
+        generate: Callable[..., Iterable[Generated]],
+    ) -> Iterator[list[tuple[str, Modality, float]]]:
+        """What `write` returns: before the first word, and for all that is generated."""
         seen = [_restrict(sample, using) for sample in samples]
+        written = [("", sample.available, 0.0) for sample in seen]
+        yield list(written)
         rows = [row for row, sample in enumerate(seen) if sample.available]
-        written = [("", Modality(0), 0.0)] * len(samples)
         if not rows:
-            return written
+            return
         batch = self._batch([seen[row] for row in rows])
         asked = None
         if questions:
             asked = self._there(self.processor.encode_texts([questions[row] for row in rows]))
         tokenizer = self.processor.tokenizer
-        generated = self.system.write(
+        for generated in generate(
             self.system.encode_media(batch),
             using,
             special=tokenizer.special,
@@ -202,12 +211,12 @@ class DescribingModel(FileVerbs):
                 num_beams=1 if questions else self.caption_beams,
                 max_tokens=self.processor.config.max_text_length,
             ),
-        )
-        confidence = (generated.log_probability / generated.num_tokens.clamp(min=1)).exp()
-        texts = tokenizer.decode(generated.token_ids)
-        for row, text, sure in zip(rows, texts, confidence.tolist(), strict=True):
-            written[row] = (text, seen[row].available, sure)
-        return written
+        ):
+            confidence = (generated.log_probability / generated.num_tokens.clamp(min=1)).exp()
+            texts = tokenizer.decode(generated.token_ids)
+            for row, text, sure in zip(rows, texts, confidence.tolist(), strict=True):
+                written[row] = (text, seen[row].available, sure)
+            yield list(written)
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
         """Samples where the weights are."""
@@ -243,10 +252,79 @@ class VideoModel(DescribingModel):
         return self.embed_samples([self.processor.prepare(segment) for segment in segments])
 
     @torch.inference_mode()
+    def stream(
+        self,
+        segments: Sequence[Segment],
+        questions: Sequence[str] | None = None,
+        *,
+        using: Modality = AUDIOVISUAL,
+    ) -> Iterator[list[Answer]]:
+        """Describe segments, or answer their questions, and hand out all texts after every word.
+
+        Args:
+            segments: However decoded.
+            questions: One per segment; None asks for captions.
+            using: The modalities to look at, as far as a segment has them.
+
+        Yields:
+            One text per segment: first an empty one that says which modalities are used, last what
+            `describe` or `answer` gives. Captions are searched with beams, so that a word of one
+            may still change.
+        """
+        samples = [self.processor.prepare(segment) for segment in segments]
+        for written in self._written(samples, using, questions, self.valor.stream):
+            yield [
+                Answer(text=text, modalities_used=used, confidence=confidence)
+                for text, used, confidence in written
+            ]
+
+    @torch.inference_mode()
     def embed_samples(self, samples: Sequence[Sample]) -> dict[Modality, Embeddings]:
         """Embed prepared samples; what `embed_media` does after preparation."""
         media = self.valor.embed_media(self.valor.encode_media(self._batch(samples)))
         return {modality: _here(embeddings) for modality, embeddings in media.items()}
+
+    @property
+    def matches(self) -> bool:
+        """Whether the model has learned to tell which text belongs to which media."""
+        return self.valor.match_head is not None
+
+    @torch.inference_mode()
+    def match(
+        self,
+        segments: Sequence[Segment],
+        texts: Sequence[str],
+        owner: Sequence[int],
+        *,
+        using: Modality,
+    ) -> list[float]:
+        """Score how well texts belong to segments, looking at both together.
+
+        Args:
+            segments: With all modalities of `using`.
+            texts: Any number of them.
+            owner: Place of the segment that each text is asked about.
+            using: The modalities to look at.
+
+        Returns:
+            A logit for each text, above 0 where it belongs.
+
+        Raises:
+            ModelError: If the model has no matching head.
+        """
+        valor = self.valor
+        if valor.match_head is None:
+            raise ModelError("this model has no matching head; train it with model.matches=true")
+        samples = [_restrict(self.processor.prepare(segment), using) for segment in segments]
+        media = valor.encode_media(self._batch(samples))
+        memory, scores = valor.remember(media), list[float]()
+        for first in range(0, len(texts), _PAIRS_AT_ONCE):
+            cut = slice(first, first + _PAIRS_AT_ONCE)
+            own = memory.rows(torch.tensor(owner[cut]))
+            written = self._there(self.processor.encode_texts(texts[cut]))
+            logits = match_logits(valor.decoder, valor.match_head, written, own, using)
+            scores += logits.tolist()
+        return scores
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Embeddings:

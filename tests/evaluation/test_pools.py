@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from valor.evaluation import pools
-from valor.evaluation.pools import rank_pool, two_stage
+from valor.evaluation.pools import rank_pool, rerank, two_stage
 from valor.metrics.ranking import PairRanking
 from valor.metrics.retrieval import mean_average_precision, ndcg, pair_report, retrieval_report
 from valor.models.fusion import similarity
@@ -81,3 +81,23 @@ def test_a_match_outside_the_candidates_is_not_found_but_counted():
     one = two_stage(texts, media, num_candidates=1)
     assert one["r1"] == one["candidate_recall"] < 1
     assert one["num"] == 30
+
+
+@pytest.mark.parametrize("candidates", [1, 5, 12, 50])
+def test_only_the_best_items_of_a_text_are_scored_again(candidates):
+    texts, media = embeddings(9, 4, seed=1), embeddings(12, 5, seed=2)
+    closer = np.random.default_rng(0).random((9, 12))
+    asked = []
+
+    def match(text, item):
+        asked.extend(zip(text.tolist(), item.tolist(), strict=True))
+        assert (np.diff(item) >= 0).all()
+        return closer[text, item]
+
+    places, scores = rerank(texts, media, match, num_candidates=candidates)
+    whole = similarity(texts, media).numpy()
+    for row in range(9):
+        best = np.argsort(-whole[row], kind="stable")[:candidates]
+        assert places[row].tolist() == best.tolist()
+        assert scores[row].tolist() == closer[row, best].tolist()
+    assert sorted(asked) == sorted((row, item) for row in range(9) for item in places[row].tolist())

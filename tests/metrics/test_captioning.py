@@ -16,6 +16,7 @@ from valor.metrics.captioning import (
     language_report,
     rouge_l,
 )
+from valor.metrics.cider import CiderCorpus
 
 
 def words(text: str) -> list[str]:
@@ -96,6 +97,22 @@ def test_cider_d_clips_repetition_and_punishes_length() -> None:
 def test_words_of_every_item_weigh_nothing_in_cider_d() -> None:
     references = [[words("the a b c d")], [words("the e f g h")]]
     assert cider_d([["the"], ["the"]], references).tolist() == [0, 0]
+
+
+def test_one_text_at_a_time_has_the_scores_of_the_whole_corpus() -> None:
+    texts = ["a dog barks at a dog", "two men sing loudly", "a man sings", "", "the the the cat"]
+    references = [
+        [words(text), words(text + " in the old park"), words("a dog sings")][: 1 + index % 3]
+        for index, text in enumerate(texts)
+    ]
+    candidates = [
+        words(text)
+        for text in ("a dog barks at unheard things", "men sing", "", "a man", "the the cat")
+    ]
+    corpus = CiderCorpus(references)
+    one_by_one = [corpus.score(*pair) for pair in zip(candidates, references, strict=True)]
+    assert max(one_by_one) > 0.1
+    assert one_by_one == pytest.approx(cider_d(candidates, references).tolist())
 
 
 def test_perfect_captions_have_full_scores() -> None:

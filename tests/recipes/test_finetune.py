@@ -13,6 +13,7 @@ from valor.data.manifest import read_manifest
 from valor.errors import ModelError, UsageError
 from valor.protocols import PROTOCOLS, find_protocol
 from valor.recipes.finetune import finetune, objectives_of
+from valor.training import loop
 from valor.training.monitor import read_metrics
 from valor.training.run import run
 from valor.types import Modality
@@ -41,6 +42,47 @@ def test_one_command_learns_one_task(protocol, model_folder, world, tmp_path, ca
     before, after = weights(model_folder), weights(folder)
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def backward_until(stop):
+    """Steps until it is interrupted."""
+    steps = iter(range(stop))
+
+    def backward(terms):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return own(terms)
+
+    own = loop.backward
+    return backward
+
+
+def test_the_last_stage_is_rewarded_and_resumes_exactly(model_folder, world, tmp_path, monkeypatch):
+    words = ["train", "finetune", "--protocol", "captioning", "--start", str(model_folder)]
+    words += ["--data", str(world), *QUICK, "--self-critical", "--num-steps", "3"]
+    words += ["--num-epochs", "null", "--save-every", "2", "--optim.learning-rate", "0.001"]
+    words += ["--objectives.self-critical.max-tokens", "4"]
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert main([*words, "--out", str(once)]) == 0
+    first, *_, last = read_metrics(once / "metrics.jsonl")
+    assert {name.partition("/")[0] for name in first if "/" in name} == {
+        "self_critical", "reward", "grad_norm",
+    }  # fmt: skip
+    assert first["grad_norm"] > 0
+    assert last["reward/audiovisual"] >= 0
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "backward", backward_until(2))
+        assert main([*words, "--out", str(twice)]) == 130
+    assert main([*words, "--out", str(twice)]) == 0
+    wanted, found = weights(once / "model"), weights(twice / "model")
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_only_captions_are_rewarded(model_folder):
+    config = finetune("vatex-captioning", str(model_folder), self_critical=True)
+    assert config.optim.learning_rate == 2.5e-6
+    with pytest.raises(UsageError, match="answering"):
+        finetune("msvd-qa", str(model_folder), self_critical=True)
 
 
 def test_a_protocol_without_sound_answers_from_vision_alone(model_folder, world, tmp_path):

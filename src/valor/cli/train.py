@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from valor.data.manifest import Record
     from valor.data.reading import Source
 
-_OWN_OPTIONS = ("data", "out", "protocol", "start", "estimate", "json", "help")
+_OWN_OPTIONS = ("data", "out", "protocol", "start", "self-critical", "estimate", "json", "help")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Arguments:
     unless the recipe counts epochs."""
     start: str | None = None
     """For finetune: the model folder to go on from."""
+    self_critical: tyro.conf.FlagCreatePairsOff[bool] = False
+    """For finetune on captions: reward what the model writes by its CIDEr."""
     json: Json = False
     """A JSON object on stdout at the end."""
 
@@ -56,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
     from valor.training.run import TrainConfig
 
     options = {"protocol": arguments.protocol, "start": arguments.start}
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, str | bool] = {k: v for k, v in options.items() if v is not None}
+    if arguments.self_critical:
+        given["self_critical"] = True
     config = evolve(find_recipe(arguments.recipe, **given), changes)
     if arguments.out is None and not arguments.estimate:
         raise UsageError("--out is missing; give a run folder")

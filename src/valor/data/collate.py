@@ -100,9 +100,14 @@ def draw_aligned(record: Record, group: Modality, rng: np.random.Generator) -> s
 
 
 def draw_written(record: Record, group: Modality, rng: np.random.Generator) -> str:
-    """Draw a caption to be written from a group's media: about it, or audiovisual as in VALOR."""
+    """Draw a caption to be written from a group's media; empty if the record has none."""
+    return _draw(written_captions(record, group), rng)
+
+
+def written_captions(record: Record, group: Modality) -> list[str]:
+    """Captions to be written from a group's media: about it, or audiovisual as in VALOR."""
     own = [c.text for c in record.captions if c.about == group]
-    return _draw(own or [c.text for c in record.captions if c.about == AUDIOVISUAL], rng)
+    return own or [c.text for c in record.captions if c.about == AUDIOVISUAL]
 
 
 def _draw(pool: Sequence[str], rng: np.random.Generator) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from valor.metrics.cider import check_pairs, cider_d
+from valor.metrics.cider import NgramCounts, check_pairs, cider_d, count_ngrams
 from valor.metrics.ptb import tokenize
 
 _MAX_N = 4
@@ -21,8 +21,6 @@ _ROUGE_BETA = 1.2
 # Of the COCO scorer: keep every power finite when nothing matches.
 _SMALL = 1e-9
 _TINY = 1e-15
-
-NgramCounts = Counter[tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +109,8 @@ class BleuCounts:
     def _of_item(cls, candidate: Sequence[str], texts: Sequence[Sequence[str]]) -> "BleuCounts":
         limits: NgramCounts = Counter()
         for text in texts:
-            limits |= _ngrams(text)
-        matched = _ngrams(candidate) & limits
+            limits |= count_ngrams(text)
+        matched = count_ngrams(candidate) & limits
         lengths = [len(text) for text in texts]
         return cls(
             matches=tuple(
@@ -180,7 +178,7 @@ def language_report(candidates: Sequence[str]) -> dict[str, float]:
     texts = [tokenize(text) for text in candidates]
     counts: NgramCounts = Counter()
     for text in texts:
-        counts.update(_ngrams(text, max_n=2))
+        counts.update(count_ngrams(text, max_n=2))
     singles = [count for ngram, count in counts.items() if len(ngram) == 1]
     pairs = [count for ngram, count in counts.items() if len(ngram) > 1]
     return {
@@ -189,15 +187,6 @@ def language_report(candidates: Sequence[str]) -> dict[str, float]:
         "distinct1": len(singles) / max(1, sum(singles)),
         "distinct2": len(pairs) / max(1, sum(pairs)),
     }
-
-
-def _ngrams(tokens: Sequence[str], *, max_n: int = _MAX_N) -> NgramCounts:
-    """Count the n-grams of every length up to `max_n`."""
-    return Counter(
-        tuple(tokens[start : start + n])
-        for n in range(1, max_n + 1)
-        for start in range(len(tokens) - n + 1)
-    )
 
 
 def _rouge_l_item(candidate: Sequence[str], texts: Sequence[Sequence[str]]) -> float:

@@ -1,10 +1,12 @@
 """CIDEr-D of whole corpora at once: n-grams are numbers, and a text is a stretch of sorted keys.
 
 Counting, weighing and matching are array operations, so 50 000 captions take seconds
-(`benchmarks/bench_evaluate.py`).
+(`benchmarks/bench_evaluate.py`). A reward in training needs one text at a time instead, by the
+document frequencies of a corpus that stays the same: `CiderCorpus`.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
@@ -16,6 +18,8 @@ from valor.errors import ValorError
 _MAX_N = 4
 _SIGMA = 6.0
 """Of the Gaussian over the difference in length."""
+
+NgramCounts = Counter[tuple[str, ...]]
 
 
 def cider_d(
@@ -126,3 +130,67 @@ def _cosines(
     dots = np.bincount(reference[shared], products, len(owner))
     scale = norms[:num_items][owner] * norms[num_items:]
     return np.divide(dots, scale, out=np.zeros(len(owner)), where=scale > 0)
+
+
+class CiderCorpus:
+    """CIDEr-D of any texts, by the document frequencies of one corpus.
+
+    Args:
+        references: The tokens of each reference caption of each item.
+
+    Raises:
+        ValorError: If there is no item.
+    """
+
+    def __init__(self, references: Sequence[Sequence[Sequence[str]]]) -> None:
+        if not references:
+            raise ValorError("no reference caption to weigh n-grams by")
+        self._log_items = math.log(len(references))
+        self._documents = Counter(
+            ngram
+            for texts in references
+            for ngram in {ngram for text in texts for ngram in count_ngrams(text)}
+        )
+
+    def score(self, candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        """CIDEr-D of one text.
+
+        Args:
+            candidate: Its tokens.
+            references: The tokens of each of its reference captions, at least one.
+
+        Returns:
+            The score in [0, 10].
+        """
+        own, size = self._weighed(candidate), max(len(candidate) - 1, 0)
+        total = 0.0
+        for text in references:
+            difference = size - max(len(text) - 1, 0)
+            cosines = map(_clipped_cosine, own, self._weighed(text))
+            total += math.exp(-(difference**2) / (2 * _SIGMA**2)) * sum(cosines) / _MAX_N
+        return 10.0 * total / len(references)
+
+    def _weighed(self, text: Sequence[str]) -> list[dict[tuple[str, ...], float]]:
+        """tf-idf of the text's n-grams, by their length."""
+        vectors: list[dict[tuple[str, ...], float]] = [{} for _ in range(_MAX_N)]
+        for ngram, count in count_ngrams(text).items():
+            weight = self._log_items - math.log(max(1, self._documents[ngram]))
+            vectors[len(ngram) - 1][ngram] = count * weight
+        return vectors
+
+
+def _clipped_cosine(
+    candidate: dict[tuple[str, ...], float], reference: dict[tuple[str, ...], float]
+) -> float:
+    dot = sum(min(candidate.get(key, 0.0), value) * value for key, value in reference.items())
+    norm = math.hypot(*candidate.values()) * math.hypot(*reference.values())
+    return dot / norm if norm else 0.0
+
+
+def count_ngrams(tokens: Sequence[str], *, max_n: int = _MAX_N) -> NgramCounts:
+    """Count the n-grams of every length up to `max_n`."""
+    return Counter(
+        tuple(tokens[start : start + n])
+        for n in range(1, max_n + 1)
+        for start in range(len(tokens) - n + 1)
+    )

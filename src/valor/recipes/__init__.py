@@ -40,7 +40,7 @@ class Recipe(Protocol):
         ...
 
 
-def find_recipe(name: str, **options: str) -> Recipe:
+def find_recipe(name: str, **options: str | bool) -> Recipe:
     """Return a recipe's configuration.
 
     Args:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from valor.checkpoints.folder import load_configs
 from valor.checkpoints.hub import is_ours_on_hub, local_folder
+from valor.config import evolve
 from valor.errors import UsageError
 from valor.objectives.alignment import AlignmentConfig
 from valor.objectives.answering import AnsweringConfig
 from valor.objectives.captioning import CaptioningConfig
+from valor.objectives.self_critical import SelfCriticalConfig
 from valor.protocols import Protocol, find_protocol
 from valor.recipes.benchmark import follow
 from valor.training.optim import OptimConfig
@@ -19,8 +21,13 @@ from valor.training.start import FolderConfig
 from valor.training.step import ObjectivesConfig
 from valor.types import union
 
+_SELF_CRITICAL_RATE = 2.5e-6
+"""Of the released self-critical runs, COCO and VATEX."""
 
-def finetune(protocol: str = "retrieval", start: str = "") -> TrainConfig:
+
+def finetune(
+    protocol: str = "retrieval", start: str = "", *, self_critical: bool = False
+) -> TrainConfig:
     """Go on from a model folder on one task: `valor train finetune --protocol msvd-qa --start M`.
 
     The objectives are the task's alone: the contrast of text with media, captions, or answers.
@@ -36,16 +43,21 @@ def finetune(protocol: str = "retrieval", start: str = "") -> TrainConfig:
     Args:
         protocol: Name of a record; `retrieval`, `captioning` and `answering` are for own data.
         start: Model folder, or its hub id.
+        self_critical: Whether captions that the model writes are rewarded by their CIDEr, instead
+            of predicting the words of others: the last stage, from a model that was fine-tuned for
+            the same captions. The rate is then 2.5e-6, as in the released runs.
 
     Returns:
         The complete run.
 
     Raises:
-        UsageError: If there is no such protocol, or no model to start from.
+        UsageError: If there is no such protocol, no model to start from, or nothing to reward.
     """
     if not start:
         raise UsageError("finetune goes on from a model; give its folder with --start")
     record = find_protocol(protocol)
+    if self_critical and record.task != "captioning":
+        raise UsageError(f"--self-critical rewards captions; {protocol!r} is {record.task}")
     folder = Path(start)
     if not folder.is_dir() and is_ours_on_hub(start):
         folder = local_folder(start)
@@ -53,8 +65,10 @@ def finetune(protocol: str = "retrieval", start: str = "") -> TrainConfig:
     return TrainConfig(
         model=FolderConfig(path=str(folder)),
         processor=follow(processing, system, record, record.training),
-        objectives=objectives_of(record),
-        optim=OptimConfig(learning_rate=record.learning_rate),
+        objectives=rewarded(record) if self_critical else objectives_of(record),
+        optim=OptimConfig(
+            learning_rate=_SELF_CRITICAL_RATE if self_critical else record.learning_rate
+        ),
         batch_size=record.batch_size,
         num_epochs=record.epochs,
     )
@@ -75,3 +89,11 @@ def objectives_of(protocol: Protocol) -> ObjectivesConfig:
             share = None if whole else AnsweringConfig().mask_fraction
             answering = AnsweringConfig(using=union(protocol.groups), mask_fraction=share)
     return ObjectivesConfig(alignment=alignment, captioning=captioning, answering=answering)
+
+
+def rewarded(protocol: Protocol) -> ObjectivesConfig:
+    """What the last stage of captioning is learned by."""
+    own = SelfCriticalConfig(groups=protocol.groups)
+    if protocol.text_tokens is not None:
+        own = evolve(own, {"max_tokens": protocol.text_tokens})
+    return ObjectivesConfig(alignment=None, captioning=None, self_critical=own)

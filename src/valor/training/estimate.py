@@ -183,6 +183,11 @@ def _text_flop(model: Valor, length: int, num_media: int, objectives: Objectives
         total += 2 * length * 2 * (2 * read + seen) + 2 * length * 2 * words
     if objectives.matching:
         total += 3 * len(objectives.matching.groups) * length * (2 * read + seen)
+    if objectives.self_critical:
+        own = objectives.self_critical
+        texts, word = own.num_samples * len(own.groups), 2 * (2 * read + seen) + 2 * words
+        written = texts + len(own.groups) * (own.baseline == "greedy")
+        total += length * word * (texts + written / 3)  # Written without gradients.
     return total
 
 

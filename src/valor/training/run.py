@@ -27,6 +27,7 @@ from valor.data.reading import FileSource, Source
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError
 from valor.models.valor import ValorConfig
+from valor.objectives.self_critical import CiderReward
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
@@ -169,7 +170,9 @@ def _run(
             told = partial(report, "encode")
             tokens = load_tokens(model, source, processor, out / "cache", progress=told)
     special = processor.tokenizer.special
-    shared = shared_losses(model, config.objectives, special, config.compute)
+    own = config.objectives.self_critical
+    reward = CiderReward(records, own.groups, processor.tokenizer) if own else None
+    shared = shared_losses(model, config.objectives, special, config.compute, reward)
     about = _card(config, model.config, source)
 
     def whole(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:

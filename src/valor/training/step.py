@@ -19,6 +19,7 @@ from valor.objectives.captioning import CaptioningConfig, caption
 from valor.objectives.distillation import DistillationConfig, distil
 from valor.objectives.masked_language import MaskedLanguageConfig, model_masked_language
 from valor.objectives.matching import MatchingConfig, match
+from valor.objectives.self_critical import Reward, SelfCriticalConfig, criticise
 from valor.training.parallel import (
     Parallel,
     averaged,
@@ -42,6 +43,8 @@ class ObjectivesConfig:
     matching: MatchingConfig | None = None
     """Needs a model with `matches`."""
     distillation: DistillationConfig | None = None
+    self_critical: SelfCriticalConfig | None = None
+    """Rewards captions that the model writes; to go on with after `captioning`."""
     others: tuple[OtherObjective, ...] = ()
     """Of other systems, and from outside the package."""
 
@@ -87,10 +90,12 @@ class Losses(nn.Module):
         config: ObjectivesConfig,
         special: SpecialIds,
         micro_batch: int | None = None,
+        reward: Reward | None = None,
     ) -> None:
         super().__init__()
         self.model: Any = model
         self.config, self.special, self.micro_batch = config, special, micro_batch
+        self.reward = reward
         self.figures: dict[str, float] = {}
         """What the last step is worth a curve for beside its terms."""
 
@@ -139,6 +144,9 @@ class Losses(nn.Module):
             terms |= match(encoded, batch, decoder, self.model.match_head, config.matching)
         if config.distillation:
             terms |= distil(encoded, config.distillation)
+        if config.self_critical:
+            own = config.self_critical
+            terms |= criticise(encoded, batch, decoder, self.reward, own, self.special)
         for objective in config.others:
             terms |= objective.terms(encoded, batch, decoder, self.special)
         return replace(encoded, memory=None) if config.alignment else None, terms
@@ -212,7 +220,11 @@ def loss_terms(
 
 
 def shared_losses(
-    model: nn.Module, config: ObjectivesConfig, special: SpecialIds, compute: ComputeConfig
+    model: nn.Module,
+    config: ObjectivesConfig,
+    special: SpecialIds,
+    compute: ComputeConfig,
+    reward: Reward | None = None,
 ) -> nn.Module:
     """Model and objectives as all ranks train them, in the way that was asked for.
 
@@ -221,6 +233,7 @@ def shared_losses(
         config: What is learned.
         special: The tokenizer's special ids.
         compute: How.
+        reward: Of texts that the model writes, if an objective needs it.
 
     Returns:
         To be called with a batch; see `found_terms`.
@@ -228,7 +241,8 @@ def shared_losses(
     if compute.recompute_layers:
         for layer in encoder_layers(model):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    return share(Losses(model, config, special, compute.micro_batch), compute.parallel)
+    losses = Losses(model, config, special, compute.micro_batch, reward)
+    return share(losses, compute.parallel)
 
 
 def found_terms(found: dict[str, tuple[Tensor, LossTerm]]) -> dict[str, LossTerm]:
