@@ -18,8 +18,8 @@ def test_one_licence_of_all_is_that_of_the_model(tmp_path):
         (["unknown"], "unknown", None),
     ):
         text = card("A model", "Trained.", [origin(licence) for licence in licences])
-        data = ModelCard(text).data
-        assert (data.license, data.get("license_name")) == (stated, name)
+        data = ModelCard(text).data.to_dict()
+        assert (data["license"], data.get("license_name")) == (stated, name)
         assert all(f"| somebody/tower | {licence} |" in text for licence in licences)
         (tmp_path / "README.md").write_text(text)
         found = folder_origin(tmp_path)

@@ -17,6 +17,7 @@ from valor.config import configclass
 from valor.data.manifest import Record
 from valor.data.reading import Source
 from valor.errors import ConfigError, ManifestError, MediaError, TrainingError
+from valor.evaluation.options import Options
 from valor.evaluation.outputs import Outputs, merge
 from valor.evaluation.retrieval import retrieval
 from valor.evaluation.run import answering, captioning
@@ -184,13 +185,12 @@ class HeldOut:
         for name, tensor in self._model.system.state_dict(keep_vars=True).items():
             tensor.copy_(weights[name])
         own = [self._outputs(first) for first in range(0, len(self._records), _AT_ONCE)]
-        report = self._report(merge([part for parts in told(own) for part in parts]))
-        found = {group: report[group.label] for group in self._groups if group.label in report}
+        found = self._report(merge([part for parts in told(own) for part in parts]))
         if not found:
             raise ManifestError(f"no held-out record has the media that {self._task} needs")
         figures = {
-            f"probe/{name}/{group.label}": float(row[name])
-            for group, row in found.items()
+            f"probe/{name}/{label}": float(row[name])
+            for label, row in found.items()
             for name in _SHOWN[self._task]
         }
         deciding = _DECIDING[self._task]
@@ -217,10 +217,12 @@ class HeldOut:
 
     def _report(self, outputs: Outputs) -> dict[str, Any]:
         """Figures by label of a group."""
+        options = Options(groups=tuple(self._groups))
         if self._task == "retrieval":
-            report = retrieval(self._model, outputs)
+            report = retrieval(self._model, outputs, options)
             return {label: row["text_to_media"] for label, row in report.items()}
-        return captioning(outputs) if self._task == "captioning" else answering(outputs)
+        measure = captioning if self._task == "captioning" else answering
+        return measure(outputs, options)
 
 
 def _learned(objectives: ObjectivesConfig, wanted: Task | None) -> tuple[Task, Sequence[Modality]]:
@@ -228,8 +230,8 @@ def _learned(objectives: ObjectivesConfig, wanted: Task | None) -> tuple[Task, S
     groups: dict[Task, Sequence[Modality]] = {}
     if objectives.alignment and objectives.alignment.groups:
         groups["retrieval"] = objectives.alignment.groups
-    if objectives.captioning:
-        groups["captioning"] = as_groups(objectives.captioning.groups)
+    if writing := objectives.captioning or objectives.self_critical:
+        groups["captioning"] = as_groups(writing.groups)
     if objectives.answering:
         groups["answering"] = (objectives.answering.using,)
     task = wanted or next(iter(groups), None)
