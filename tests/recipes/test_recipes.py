@@ -14,7 +14,7 @@ from valor.training.start import TowersConfig
 SHRUNK = {"batch_size": 4, "num_steps": 2, "save_every": 2, "precision": "float32"}
 PARTS = {"dim": 24, "num_layers": 1, "num_heads": 2, "mlp_dim": 32}
 FRESH = ("tiny", "tiny_quick", "small")
-ON_TOWERS = ("valor_base", "valor_large", "from_siglip2_clap")
+ON_TOWERS = ("valor_base", "valor_large", "from_siglip2_clap", "from_pe_av")
 OTHERS = (
     "finetune",
     "bridge_encoders",
@@ -26,7 +26,7 @@ OTHERS = (
 
 
 def test_every_recipe_is_swept_here_or_in_its_own_tests():
-    assert len(RECIPES) == 12
+    assert len(RECIPES) == 13
     assert {*FRESH, *ON_TOWERS, *OTHERS} == RECIPES.keys()
 
 

@@ -121,10 +121,29 @@ def from_siglip2_clap() -> TrainConfig:
     vision starts from SigLIP 2's features, so compare with
     `valor evaluate google/siglip2-base-patch16-224+laion/clap-htsat-unfused` on the same data.
     """
+    return _on_frozen("google/siglip2-base-patch16-224", "laion/clap-htsat-unfused")
+
+
+def from_pe_av() -> TrainConfig:
+    """PE-AV, frozen, with our heads and decoder on top: towers that were trained with each other.
+
+    PE-AV sees 16 frames together and hears 10 s as samples, 25 tokens per second; our heads compare
+    each frame and each window with each word, and the decoder attends to all tokens. Needs `pip
+    install timm`. Licence of the towers: Apache-2.0.
+
+    Cost: the towers run forward only, with `--cache-frozen true` once for each recording; see
+    `--estimate`. Expected: not measured here; compare with `valor evaluate facebook/pe-av-small`,
+    the same towers with their own heads, on the same data.
+    """
+    return _on_frozen("facebook/pe-av-small", "facebook/pe-av-small")
+
+
+def _on_frozen(vision: str, audio: str) -> TrainConfig:
+    """Heads, text encoder and decoder on towers that stay as they are."""
     return TrainConfig(
         model=TowersConfig(
-            vision="google/siglip2-base-patch16-224",
-            audio="laion/clap-htsat-unfused",
+            vision=vision,
+            audio=audio,
             frozen=(Modality.VISION, Modality.AUDIO),
             model=ValorConfig(
                 text=BertConfig(
