@@ -2,8 +2,10 @@
 
 Recordings of 10 minutes, 1 hour and 3 hours (640 by 360, 25 frames a second, a keyframe every ten
 seconds, 2 Mbit/s, textured) are indexed by a process of their own with the model of the recipe
-`tiny`, whose weights do not matter here; the shortest one also with captions. Limits: 20 times real
-time without captions, and 1.5 GiB of resident memory whatever the length (two cores).
+`tiny`, whose weights do not matter here; the shortest one also with captions. Beside it stands how
+fast one thread of PyAV decodes every picture and drops it, and how the forecast of `valor index
+--plan` fits. Limits: 20 times real time without captions, and 1.5 GiB of resident memory whatever
+the length (two cores).
 """
 
 import argparse
@@ -14,17 +16,19 @@ import tempfile
 import time
 from pathlib import Path
 
+import av
 import torch
-from long_recording import CLIP_S, repeat, textured_clip
+from long_recording import CLIP_S, FPS, repeat, textured_clip
 
 from valor.checkpoints.folder import save_model
 from valor.inference import load
 from valor.models.valor import ValorConfig
-from valor.models.verbs import need_describer
+from valor.models.verbs import need_describer, need_embedder
 from valor.processing.processor import Processor
 from valor.processing.tokenizer import Tokenizer
 from valor.recipes.tiny import tiny
 from valor.search.library import Library
+from valor.search.planning import estimate
 
 MINUTES = (10, 60, 180)
 
@@ -43,14 +47,33 @@ def index(library: str, media: str, model: str, with_captions: bool) -> dict[str
     """Run in a process of its own: seconds of recording per second, and peak memory."""
     describer = need_describer(load(model)) if with_captions else None
     target = Library(library, model=model)
-    start = time.perf_counter()
+    start, busy_s = time.perf_counter(), time.process_time()
     report = target.add(media, describer=describer)
-    seconds = time.perf_counter() - start
+    seconds, processor_s = time.perf_counter() - start, time.process_time() - busy_s
     assert not report.bad, report.bad
     return {
+        "processor_s_per_minute": 60 * processor_s / report.seconds_of_media,
         "times_real_time": report.seconds_of_media / seconds,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
+
+
+def forecast(media: str, model: str, with_captions: bool, seconds: float) -> float:
+    """Seconds of recording per second, as `valor index --plan` says."""
+    loaded = load(model)
+    describer = need_describer(loaded) if with_captions else None
+    cost = estimate([media], need_embedder(loaded), describer, seconds=seconds)
+    return cost.hours_of_media / (cost.embed_hours + (cost.caption_hours or 0.0))
+
+
+def bare_decoding(media: Path) -> float:
+    """Seconds of recording per second of one thread that decodes the pictures alone."""
+    with av.open(str(media)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        start = time.perf_counter()
+        num = sum(1 for _ in container.decode(stream))
+        return num / FPS / (time.perf_counter() - start)
 
 
 def measure(root: Path, minutes: int, *, with_captions: bool) -> dict[str, float]:
@@ -74,6 +97,10 @@ def main() -> None:
         write_model(root / "model")
         found = {minutes: measure(root, minutes, with_captions=False) for minutes in lengths}
         captioned = measure(root, lengths[0], with_captions=True)
+        media, seconds = root / f"{lengths[0]}.mp4", 5.0 if arguments.quick else 60.0
+        bare = bare_decoding(media)
+        planned = forecast(str(media), str(root / "model"), False, seconds)
+        planned_captions = forecast(str(media), str(root / "model"), True, 2 * seconds)
         megabits = (root / "clip.mp4").stat().st_size * 8 / 1e6 / CLIP_S
     figures = {
         "times_real_time": min(one["times_real_time"] for one in found.values()),
@@ -81,12 +108,16 @@ def main() -> None:
         "times_real_time_with_captions": captioned["times_real_time"],
         "peak_gib_with_captions": captioned["peak_gib"],
         "megabits_per_s": megabits,
+        "times_real_time_of_bare_decoding": bare,
+        "ingest_over_bare_decoding": found[lengths[0]]["times_real_time"] / bare,
+        "planned_times_real_time": planned,
+        "planned_times_real_time_with_captions": planned_captions,
     }
     for minutes, one in found.items():
         figures |= {f"{key}_at_{minutes}_minutes": value for key, value in one.items()}
     figures = {key: round(value, 2) for key, value in figures.items()}
     for key, value in figures.items():
-        print(f"{key:34} {value}")
+        print(f"{key:40} {value}")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """Write the pages that repeat what the code says: `python docs/generate.py`, or `make pages`.
 
-Errors, the command line, every configuration, results, and the picture of the layers in
-CONTRIBUTING. `tests/docs/test_generated.py` fails while a page differs from the code.
+Errors, the command line, every configuration, results, ablations, and the picture of the layers
+in CONTRIBUTING. `tests/docs/test_generated.py` fails while a page differs from the code.
 """
 
 import ast
@@ -10,7 +10,7 @@ import io
 import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from valor import errors
 from valor.cli import main as command_line
 from valor.cli.data import SUBCOMMANDS
+from valor.recipes.ablations import STUDIES, markdown, verdict
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/valor"
@@ -47,6 +48,7 @@ def pages() -> dict[str, str]:
         "docs/command-line.md": _NOTE + command_line_page(),
         "docs/configuration.md": _NOTE + configuration_page(),
         "docs/results.md": _NOTE + results_page(),
+        "docs/ablations.md": _NOTE + ablations_page(),
         "CONTRIBUTING.md": _PICTURE.sub(lambda _: layers_picture(), contributing),
     }
 
@@ -160,6 +162,29 @@ def results_page() -> str:
         lines += [f"Machine: {notes['machine']}. Commit: {notes['commit']}.\n"]
         lines += ["| figure | value |", "|--|--|"]
         lines += [f"| `{key}` | {_figure(value)} |" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def ablations_page() -> str:
+    """What of the paper's patterns is seen on the rendered world, by the results that are kept."""
+    lines = [
+        "# The paper's ablations here\n",
+        "The patterns of the paper's tables, on a small model and the rendered world: all variants",
+        "of `valor ablate` have the same network, data and steps, once for each seed. A pattern",
+        "agrees, or does not, only where the difference of the means exceeds both standard",
+        "deviations over the seeds together; else it is not decided. Training is so short that",
+        "what is not decided here may well be true of longer runs.",
+    ]
+    for name, study in STUDIES.items():
+        lines += [f"\n## {name}\n"]
+        path = ROOT / f"benchmarks/results/ablations/{name}.json"
+        if not path.is_file():
+            lines += [f"Not measured yet: `valor ablate {name}`."]
+            continue
+        results = json.loads(path.read_text(encoding="utf-8"))
+        found = Counter(verdict(claim, results) for claim in study.claims)
+        said = ", ".join(f"{num} {word}" for word, num in sorted(found.items()))
+        lines += [f"Of {len(study.claims)} patterns: {said}.\n", markdown(study, results).rstrip()]
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ from valor.errors import MediaError, ModelError
 from valor.inference import VideoModel, load
 from valor.models.valor import Valor
 from valor.search.library import Library
-from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
+from valor.types import AUDIOVISUAL, Embedder, Modality, StreamingDescriber
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def without(video: Path, kind: str, out: Path) -> Path:
 
 def test_is_an_embedder_and_a_describer(model):
     assert isinstance(model, Embedder)
-    assert isinstance(model, Describer)
+    assert isinstance(model, StreamingDescriber)
 
 
 def test_a_video_with_sound_is_described_from_both(model, video):
@@ -55,6 +55,19 @@ def test_a_video_with_sound_is_described_from_both(model, video):
     answer = model.ask(video, "what is heard")
     assert answer.modalities_used == AUDIOVISUAL
     assert 0 <= answer.confidence <= 1
+
+
+def test_what_is_streamed_begins_with_the_modalities_and_ends_with_the_whole_text(model, world):
+    paths = [str(world / f"media/test-00000{number}.mp4") for number in range(2)]
+    segments, questions = [model.read(path) for path in paths], ["what is heard", "what moves"]
+    for asked, using in ((None, AUDIOVISUAL), (questions, Modality.AUDIO)):
+        first, *_, last = model.stream(segments, asked, using=using)
+        assert [(one.text, one.modalities_used) for one in first] == [("", using)] * 2
+        if asked:
+            assert last == model.answer(segments, asked, using=using)
+        else:
+            texts = [one.text for one in model.describe(segments, using=using)]
+            assert [one.text for one in last] == texts
 
 
 @pytest.mark.parametrize(

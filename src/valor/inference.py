@@ -6,8 +6,7 @@ Describer over those of any other system that writes.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,10 +14,10 @@ import torch
 
 from valor.checkpoints.box import find_boxed
 from valor.checkpoints.folder import load_model
-from valor.data.collate import collate_media
+from valor.data.collate import collate_media, restricted
 from valor.errors import ModelError
-from valor.media.segments import decode_segment
-from valor.models.generation import GenerationConfig
+from valor.media.segments import DecodePlan
+from valor.models.generation import Generated, GenerationConfig
 from valor.models.valor import Valor
 from valor.models.verbs import FileVerbs
 from valor.objectives.matching import match_logits
@@ -114,17 +113,10 @@ class DescribingModel(FileVerbs):
         """The length of recording that one embedding covers."""
         return self.processor.config.segment_s
 
-    def read(
-        self,
-        path: str,
-        *,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        keyframes_only: bool = False,
-    ) -> Segment:
-        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        plan = replace(self.processor.plan, keyframes_only=keyframes_only)
-        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
+    @property
+    def plan(self) -> DecodePlan:
+        """How densely this model reads recordings."""
+        return self.processor.plan
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL
@@ -166,15 +158,29 @@ class DescribingModel(FileVerbs):
             use gets no text, no modality and confidence 0. Captions are searched with
             `caption_beams`, 3 as in the paper (4.1), answers greedily.
         """
-        seen = [_restrict(sample, using) for sample in samples]
+        *_, whole = self._written(
+            samples, using, questions, lambda *media, **ask: [self.system.write(*media, **ask)]
+        )
+        return whole
+
+    def _written(
+        self,
+        samples: Sequence[Sample],
+        using: Modality,
+        questions: Sequence[str] | None,
+        generate: Callable[..., Iterable[Generated]],
+    ) -> Iterator[list[tuple[str, Modality, float]]]:
+        """What `write` returns: before the first word, and for all that is generated."""
+        seen = [restricted(sample, using) for sample in samples]
+        written = [("", sample.available, 0.0) for sample in seen]
+        yield list(written)
         rows = [row for row, sample in enumerate(seen) if sample.available]
-        written = [("", Modality(0), 0.0)] * len(samples)
         if not rows:
-            return written
+            return
         batch = collate_media([seen[row] for row in rows], self.processor)
         asked = self.processor.encode_texts([questions[row] for row in rows]) if questions else None
         tokenizer = self.processor.tokenizer
-        generated = self.system.write(
+        for generated in generate(
             self.system.encode_media(batch),
             using,
             special=tokenizer.special,
@@ -183,12 +189,12 @@ class DescribingModel(FileVerbs):
                 num_beams=1 if questions else self.caption_beams,
                 max_tokens=self.processor.config.max_text_length,
             ),
-        )
-        confidence = (generated.log_probability / generated.num_tokens.clamp(min=1)).exp()
-        texts = tokenizer.decode(generated.token_ids)
-        for row, text, sure in zip(rows, texts, confidence.tolist(), strict=True):
-            written[row] = (text, seen[row].available, sure)
-        return written
+        ):
+            confidence = (generated.log_probability / generated.num_tokens.clamp(min=1)).exp()
+            texts = tokenizer.decode(generated.token_ids)
+            for row, text, sure in zip(rows, texts, confidence.tolist(), strict=True):
+                written[row] = (text, seen[row].available, sure)
+            yield list(written)
 
 
 class VideoModel(DescribingModel):
@@ -212,6 +218,33 @@ class VideoModel(DescribingModel):
     def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
         """Embed segments; keys are single modalities, rows follow the segments."""
         return self.embed_samples([self.processor.prepare(segment) for segment in segments])
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        segments: Sequence[Segment],
+        questions: Sequence[str] | None = None,
+        *,
+        using: Modality = AUDIOVISUAL,
+    ) -> Iterator[list[Answer]]:
+        """Describe segments, or answer their questions, and hand out all texts after every word.
+
+        Args:
+            segments: However decoded.
+            questions: One per segment; None asks for captions.
+            using: The modalities to look at, as far as a segment has them.
+
+        Yields:
+            One text per segment: first an empty one that says which modalities are used, last what
+            `describe` or `answer` gives. Captions are searched with beams, so that a word of one
+            may still change.
+        """
+        samples = [self.processor.prepare(segment) for segment in segments]
+        for written in self._written(samples, using, questions, self.valor.stream):
+            yield [
+                Answer(text=text, modalities_used=used, confidence=confidence)
+                for text, used, confidence in written
+            ]
 
     @torch.inference_mode()
     def embed_samples(self, samples: Sequence[Sample]) -> dict[Modality, Embeddings]:
@@ -250,7 +283,7 @@ class VideoModel(DescribingModel):
         valor = self.valor
         if valor.match_head is None:
             raise ModelError("this model has no matching head; train it with model.matches=true")
-        samples = [_restrict(self.processor.prepare(segment), using) for segment in segments]
+        samples = [restricted(self.processor.prepare(segment), using) for segment in segments]
         media = valor.encode_media(collate_media(samples, self.processor))
         memory, scores = valor.remember(media), list[float]()
         for first in range(0, len(texts), _PAIRS_AT_ONCE):
@@ -265,11 +298,3 @@ class VideoModel(DescribingModel):
     def embed_text(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts, word by word."""
         return self.valor.encode_text(self.processor.encode_aligned_texts(texts))
-
-
-def _restrict(sample: Sample, using: Modality) -> Sample:
-    return Sample(
-        id=sample.id,
-        pixels=sample.pixels if Modality.VISION in using else None,
-        spectrograms=sample.spectrograms if Modality.AUDIO in using else None,
-    )

@@ -62,6 +62,8 @@ class Protocol:
     testing: Sampling = Sampling()
     image_px: int | None = None
     """Height and width of frames; None keeps the model's."""
+    answers: str = "exact"
+    """How answers are scored, as `metrics/answer_protocols.py` names it."""
     num_beams: int = 1
     learning_rate: float = 2e-5
     epochs: int = 10
@@ -264,29 +266,31 @@ _CAPTIONING = (
 _ANSWERING = (
     _row(
         "msrvtt-qa", "answering", _SEEN_AND_HEARD, windows=(2, 2), format="msrvtt-qa", epochs=100,
+        answers="msrvtt-qa",
         published=_answering(AUDIOVISUAL, plain="44.5", base="46.7", large="49.2"),
     ),
     _row(
         "msvd-qa", "answering", _VISION, format="msvd-qa", learning_rate=1e-5, epochs=250,
+        answers="msvd-qa",
         published=_answering(Modality.VISION, plain="54.9", base="56.4", large="60.0"),
     ),
     _row(
-        "tgif-qa", "answering", _VISION, format="tgif-qa", epochs=10,
+        "tgif-qa", "answering", _VISION, format="tgif-qa", epochs=10, answers="tgif-qa",
         published=_answering(Modality.VISION, plain="73.0", base="74.5", large="78.7"),
     ),
     _row(
         "activitynet-qa", "answering", _VISION, frames=(8, 16), format="activitynet-qa",
-        epochs=100,
+        epochs=100, answers="activitynet-qa",
         published=_answering(Modality.VISION, plain="43.7", base="44.8", large="48.6"),
     ),
     _row(
         "music-avqa", "answering", _SEEN_AND_HEARD, windows=(4, 8), format="music-avqa",
-        epochs=25,
+        epochs=25, answers="music-avqa",
         published=_answering(AUDIOVISUAL, plain="74.8", base="76.6", large="78.9", vast="80.7"),
     ),
     _row(
         "vqav2", "answering", _VISION, frames=(1, 1), format="vqav2", image_px=392, epochs=200,
-        batch_size=256, predicts_every_word=True, split="val",
+        batch_size=256, predicts_every_word=True, split="val", answers="vqa-v2",
         published=_published(
             "accuracy", Modality.VISION, {"VALOR-L": "78.46"},
             note="on test-dev, whose answers are not public",

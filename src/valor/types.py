@@ -11,7 +11,7 @@ Axes in shape annotations: batch, frames, windows, mels, hops, tokens, dim, embe
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -329,4 +329,22 @@ class Describer(Protocol):
         using: Modality = AUDIOVISUAL,
     ) -> list[Answer]:
         """Answer each segment's question from the modalities in `using` that it has."""
+        ...
+
+
+@runtime_checkable
+class StreamingDescriber(Describer, Protocol):
+    """A describer that can be read while it writes."""
+
+    def stream(
+        self,
+        segments: Sequence[Segment],
+        questions: Sequence[str] | None = None,
+        *,
+        using: Modality = AUDIOVISUAL,
+    ) -> Iterator[list[Answer]]:
+        """Describe segments, or answer their questions, and hand out all texts after every word.
+
+        The first texts are empty and say which modalities are used; the last are the whole ones.
+        """
         ...

@@ -6,7 +6,9 @@ import os
 import random
 import socket
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from tests.evaluation.test_run import Oracle
@@ -14,6 +16,7 @@ from valor.data.manifest import read_manifest
 from valor.evaluation.meters import process_group
 from valor.evaluation.outputs import collect, merge
 from valor.evaluation.run import evaluate
+from valor.inference import load
 
 
 def measured(world: Path, out: Path | None = None) -> str:
@@ -29,12 +32,36 @@ def measured(world: Path, out: Path | None = None) -> str:
     return figures
 
 
-def as_rank(rank: int, port: int, world: Path, out: Path) -> None:
+def measured_from_pixels(folder: Path, world: Path, out: Path | None = None) -> dict[str, Any]:
+    """What the command line writes, and the embeddings that it is computed from."""
+    torch.set_num_threads(1)
+    with process_group() as is_first:
+        model, records = load(folder), read_manifest(world, split="test")
+        outputs = collect(model, records)
+        found = {
+            "media": {group.label: rows.vectors for group, rows in outputs.media.items()},
+            "report": evaluate(model, records, outputs),
+        }
+        if out and is_first:
+            torch.save(found, out)
+    return found
+
+
+def as_rank(rank: int, port: int, folder: Path, world: Path, out: Path) -> None:
     os.environ |= {
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
         **{"RANK": str(rank), "WORLD_SIZE": "2"},
     }
-    measured(world, out)
+    measured(world, out / "two.json")
+    measured_from_pixels(folder, world, out / "two.pt")
+
+
+def numbers(report: Any, name: str = "") -> dict[str, float]:
+    """The numbers of a report by their path."""
+    if isinstance(report, dict):
+        parts = [numbers(part, f"{name}/{key}") for key, part in report.items()]
+        return {path: value for part in parts for path, value in part.items()}
+    return {name: report} if isinstance(report, int | float) else {}
 
 
 def test_merging_in_any_order_counts_every_record_once(world):
@@ -54,13 +81,16 @@ def test_merging_in_any_order_counts_every_record_once(world):
         assert evaluate(model, records, merged) == expected
 
 
-def test_two_processes_find_what_one_finds(world, tmp_path):
+@pytest.fixture(scope="module")
+def two_ranks(model_folder, world, tmp_path_factory) -> Path:
+    """What two processes have written."""
+    out = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     ranks = [
-        context.Process(target=as_rank, args=(rank, port, world, tmp_path / "two.json"))
+        context.Process(target=as_rank, args=(rank, port, model_folder, world, out))
         for rank in range(2)
     ]
     for process in ranks:
@@ -68,4 +98,18 @@ def test_two_processes_find_what_one_finds(world, tmp_path):
     for process in ranks:
         process.join(120)
         assert process.exitcode == 0
-    assert (tmp_path / "two.json").read_text() == measured(world)
+    return out
+
+
+def test_two_processes_find_what_one_finds_bit_for_bit_from_equal_vectors(two_ranks, world):
+    assert (two_ranks / "two.json").read_text() == measured(world)
+
+
+def test_two_processes_find_what_one_finds_from_pixels(two_ranks, model_folder, world):
+    one, two = measured_from_pixels(model_folder, world), torch.load(two_ranks / "two.pt")
+    assert one["media"].keys() == two["media"].keys() == {"vision", "audio"}
+    for group, vectors in one["media"].items():
+        torch.testing.assert_close(two["media"][group], vectors, rtol=0, atol=1e-5)
+    figures = numbers(one["report"])
+    assert len(figures) > 100
+    assert numbers(two["report"]) == pytest.approx(figures, abs=1e-5)

@@ -13,7 +13,9 @@ from valor.checkpoints.folder import save_model
 from valor.cli.main import main
 from valor.config import evolve
 from valor.data.manifest import read_manifest
-from valor.evaluation.run import add_reranked, collect, evaluate, query_pool
+from valor.evaluation.options import Options
+from valor.evaluation.retrieval import query_pool
+from valor.evaluation.run import collect, evaluate
 from valor.inference import load
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
 
@@ -32,9 +34,8 @@ def outputs(model, world):
 
 
 def reranked(model, outputs, candidates):
-    figures = evaluate(model, outputs.records, outputs)
-    add_reranked(figures, model, outputs, candidates)
-    return figures["retrieval"]
+    options = Options(rerank=candidates)
+    return evaluate(model, outputs.records, outputs, options=options)["retrieval"]
 
 
 def test_with_all_candidates_it_is_a_ranking_by_the_head_alone(model, outputs):

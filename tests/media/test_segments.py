@@ -12,9 +12,11 @@ from PIL import Image
 
 from valor.config import from_dict, to_dict
 from valor.errors import ConfigError, MediaError
+from valor.media import segments as reading
+from valor.media.isolation import isolate
 from valor.media.probe import probe
-from valor.media.segments import DecodePlan, cut, decode_segment, frame_times
-from valor.types import AUDIOVISUAL, Modality
+from valor.media.segments import DecodePlan, cut, decode_segment, decode_segments, frame_times
+from valor.types import AUDIOVISUAL, Modality, Segment
 
 RATE_HZ = 16_000
 PLAN = DecodePlan(num_frames=4, short_side_px=16, sample_rate_hz=RATE_HZ)
@@ -231,3 +233,140 @@ def test_a_cut_off_file_gives_what_is_left(render, truncate):
     segment = decode_segment(path, PLAN)
     assert segment.available == AUDIOVISUAL
     assert 1 < segment.end_s < 3
+
+
+def alone(path: Path, stretches: list[tuple[float, float]]) -> list[Segment]:
+    return [decode_segment(path, PLAN, start_s=begin, end_s=end) for begin, end in stretches]
+
+
+def check_equal(found: list[Segment], wanted: list[Segment]) -> None:
+    assert [(s.start_s, s.end_s, s.available) for s in found] == [
+        (s.start_s, s.end_s, s.available) for s in wanted
+    ]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one.frames, other.frames)
+        np.testing.assert_array_equal(one.frame_times_s, other.frame_times_s)
+        if one.waveform is not None:
+            # A decoder that goes on may round otherwise than one that began anew.
+            np.testing.assert_allclose(one.waveform, other.waveform, atol=1e-4)
+
+
+@pytest.fixture
+def read_alone(monkeypatch) -> list[float]:
+    """The starts of segments that were read by themselves."""
+    starts_s = []
+    original = decode_segment
+
+    def counted(path, plan, *, start_s, end_s):
+        starts_s.append(start_s)
+        return original(path, plan, start_s=start_s, end_s=end_s)
+
+    monkeypatch.setattr(reading, "decode_segment", counted)
+    return starts_s
+
+
+UNEVEN_S = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.2, 90))
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 8 * RATE_HZ))
+ODD = {
+    "even.mp4": (np.arange(200) / 25, 0.0, 0.0),
+    "uneven.mp4": (UNEVEN_S, 0.0, 0.0),
+    "uneven.mkv": (UNEVEN_S, 0.0, 0.0),
+    "late sound.mp4": (np.arange(200) / 25, 1.7, 0.0),
+    "late pictures.mkv": (np.arange(100) / 25 + 3, 0.0, 0.0),
+    "clock.ts": (np.arange(200) / 25, 0.0, 5.0),
+    "before zero.mp4": (np.arange(200) / 25, 0.0, -1.5),
+    "no sound.avi": (np.arange(200) / 25, None, 0.0),
+    "no pictures.wav": ((), 0.0, 0.0),
+}
+
+
+@pytest.mark.media
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("gop", [250, 12])
+def test_one_pass_gives_what_each_segment_alone_gives(
+    render, grays, read_alone, name: str, gop: int
+):
+    times_s, sound_s, clock_s = ODD[name]
+    pictures = [(time_s + clock_s, picture) for time_s, picture in grays(times_s)]
+    sounds = [] if sound_s is None else [(sound_s + clock_s, NOISE)]
+    path = render(name, pictures=pictures, sounds=sounds, options={"g": str(gop)})
+    stretches = cut(probe(path).duration_s, segment_s=0.9)
+    assert len(stretches) >= 7
+    found = list(decode_segments(path, PLAN, stretches))
+    assert not read_alone
+    check_equal(found, alone(path, stretches))
+    # As of a thread that reads every other run.
+    some = [*stretches[1:3], *stretches[5:7]]
+    check_equal(list(decode_segments(path, PLAN, some)), alone(path, some))
+
+
+@pytest.mark.media
+def test_a_damaged_middle_is_read_segment_by_segment(render, read_alone):
+    noise = np.random.default_rng(0).integers(0, 255, (250, 32, 48, 3), dtype=np.uint8)
+    path = render("a.mkv", pictures=list(zip(np.arange(250) / 25, noise, strict=True)))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 20_000] = bytes(20_000)
+    path.write_bytes(content)
+    stretches = cut(probe(path).duration_s, segment_s=1.0)
+    found = list(decode_segments(path, PLAN, stretches))
+    assert 0 < len(read_alone) < len(stretches) - 2
+    check_equal(found, alone(path, stretches))
+
+
+@pytest.mark.media
+@pytest.mark.parametrize("is_image", [False, True])
+def test_what_ends_before_its_header_says_or_is_a_still_is_read(
+    render, grays, truncate, tmp_path: Path, is_image: bool
+):
+    if is_image:
+        path = tmp_path / "a.png"
+        Image.new("RGB", (60, 40), (200, 100, 50)).save(path)
+    else:
+        path = render("a.mkv", pictures=grays(np.arange(250) / 25), sounds=[(0.0, NOISE)])
+        path = truncate(path, 0.6)
+    stretches = cut(probe(path).duration_s, segment_s=1.0)
+    check_equal(list(decode_segments(path, PLAN, stretches)), alone(path, stretches))
+    beyond = [*stretches, (60.0, 61.0)]
+    segments = decode_segments(path, PLAN, beyond)
+    if not is_image:
+        check_equal([next(segments) for _ in stretches], alone(path, stretches))
+        with pytest.raises(MediaError, match="is empty"):
+            next(segments)
+
+
+@pytest.mark.media
+def test_keyframes_are_the_same_in_order(render, grays):
+    path = render("a.mp4", pictures=grays(np.arange(250) / 25), options={"g": "12"})
+    plan, stretches = replace(PLAN, keyframes_only=True), cut(10.0, segment_s=2.0)
+    wanted = [decode_segment(path, plan, start_s=begin, end_s=end) for begin, end in stretches]
+    check_equal(list(decode_segments(path, plan, stretches)), wanted)
+
+
+@pytest.mark.media
+def test_a_pass_that_takes_too_long_ends_there(render, grays):
+    path = render("a.mp4", pictures=grays(np.arange(250) / 25))
+    plan = replace(PLAN, time_limit_s=1e-9)
+    with pytest.raises(MediaError) as caught:
+        next(decode_segments(path, plan, [(0.0, 1.0), (1.0, 2.0)]))
+    assert caught.value.reason == "too_slow"
+
+
+@pytest.mark.parametrize("is_heavy", [False, True])
+def test_elsewhere_many_segments_are_one_call_unless_that_is_too_much(is_heavy: bool):
+    calls = []
+
+    def run(name, path, plan, *stretches, **stretch):
+        calls.append(name)
+        if name == "decode_segment":
+            return stretch["start_s"]
+        if is_heavy:
+            raise MediaError(path, "too_slow", "takes long")
+        return [start_s for start_s, _ in stretches[0]]
+
+    stretches = [(float(start), start + 1.0) for start in range(20)]
+    with isolate(run):
+        found = list(decode_segments("a.mp4", PLAN, stretches))
+    assert found == [start_s for start_s, _ in stretches]
+    heavy = ["decode_stretches", *["decode_segment"] * 20]
+    assert calls == (heavy if is_heavy else ["decode_stretches"] * 2)

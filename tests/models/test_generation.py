@@ -165,12 +165,19 @@ def test_a_row_without_sound_is_described_from_vision(kind):
     assert both[1:] == vision[1:]
 
 
-def test_streamed_words_are_the_generated_ones():
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_stream_grows_by_a_word_and_ends_with_what_is_generated(num_beams):
     model, memory = written_by()
-    config = GenerationConfig(max_tokens=6)
-    words = list(stream(model.decoder, memory, AUDIOVISUAL, special=SPECIAL, config=config))
-    rows = torch.stack([word.token_ids for word in words], dim=1)
-    assert [until_end(row) for row in rows] == ids_of(model, memory, max_tokens=6)
+    config = GenerationConfig(num_beams=num_beams, max_tokens=6)
+    arguments = {"special": SPECIAL, "config": config}
+    texts_so_far = list(stream(model.decoder, memory, AUDIOVISUAL, **arguments))
+    whole = generate(model.decoder, memory, AUDIOVISUAL, **arguments)
+    assert [text.token_ids.shape[1] for text in texts_so_far] == [1, 2, 3, 4, 5, 6]
+    for name in ("token_ids", "log_probability", "num_tokens"):
+        assert torch.equal(getattr(texts_so_far[-1], name), getattr(whole, name))
+    if num_beams == 1:
+        for length, text in enumerate(texts_so_far, start=1):
+            assert torch.equal(text.token_ids, whole.token_ids[:, :length])
 
 
 def test_texts_are_as_long_as_asked():
@@ -201,7 +208,7 @@ def test_sampling_follows_the_distribution_that_its_limits_leave():
             for _ in range(many)
         ]
     )
-    share = (drawn == likeliest.token_ids).float().mean(dim=0)
+    share = (drawn == likeliest.token_ids).float().mean(dim=0)[:, 0]
     spread = (first * (1 - first) / many).sqrt()
     assert ((share - first).abs() < 5 * spread).all()
     for limit in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):

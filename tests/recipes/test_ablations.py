@@ -1,5 +1,7 @@
 """Ablations run once, go on, and claim no more than the spread over seeds allows."""
 
+import json
+
 import pytest
 
 from tests.tiny import small_run
@@ -47,6 +49,7 @@ def test_a_study_runs_once_and_writes_its_table(tmp_path):
     assert [path.parent.name for path in results] == ["all-0", "no-sound-0"]
     assert (tmp_path / "audio.md").read_text() == table
     assert "sound helps to find" in table
+    assert json.loads((tmp_path / "audio.json").read_text()).keys() == {"all", "no sound"}
     before = [path.stat().st_mtime_ns for path in results]
     assert ablation.run() == table
     assert [path.stat().st_mtime_ns for path in results] == before

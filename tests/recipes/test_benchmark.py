@@ -77,6 +77,20 @@ def test_only_the_task_and_the_groups_are_measured_and_coverage_counts_the_whole
     assert "VALOR on retrieval" in (tmp_path / "report.html").read_text()
 
 
+def test_a_protocol_has_its_captions_and_its_way_to_score_answers(model_folder, world, tmp_path):
+    for name, wanted in (("vatex-retrieval", 16), ("lsmdc", 8)):
+        protocol = replace(find_protocol(name), groups=(Modality.VISION,), text_tokens=None)
+        report = evaluate_protocol(load(model_folder), protocol, world, tmp_path / name)
+        assert report["retrieval"]["vision"]["text_to_media"]["num"] == wanted
+        assert report["intervals"]["retrieval/vision/text_to_media/r1"]
+        found = (tmp_path / name / "predictions/retrieval.vision.trec").read_text()
+        assert len({line.split()[0] for line in found.splitlines()}) == wanted
+    protocol = replace(find_protocol("msvd-qa"), text_tokens=None)
+    report = evaluate_protocol(load(model_folder), protocol, world, tmp_path / "qa")
+    assert report["answering"].keys() == {"vision"}
+    assert "what" in report["answering"]["vision"]["by_type"]
+
+
 def test_a_model_that_only_embeds_cannot_caption(model_folder):
     class Embeds:
         def __init__(self, model):

@@ -214,7 +214,7 @@ def test_batches_do_not_change_scores(tmp_path, write_file, word_model, monkeypa
 def test_decoded_segments_are_bounded_for_any_length(library, write_file):
     library.add(write_file("long.mp4", *[STREET] * 200))
     assert len(library) == 200
-    assert library.embedder.max_waiting <= 2 * ingest.BATCH_SEGMENTS + 1
+    assert library.embedder.max_waiting <= 3 * ingest.BATCH_SEGMENTS
 
 
 def test_folder_gives_visible_media_and_named_files_are_always_tried(library, write_file):

@@ -1,9 +1,10 @@
 """A real server on a free port of this machine, and recordings for its library."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,19 @@ class Teller:
             )
             for segment in segments
         ]
+
+    def stream(self, segments, questions=None, *, using=AUDIOVISUAL):
+        """Word by word; the question `for ever` gets no second word before somebody ends it."""
+        whole = self.answer(segments, questions or [""] * len(segments), using=using)
+        texts = [text.text if questions else text.text[2:] for text in whole]
+        until_s = time.monotonic() + 60
+        while "for ever" in (questions or ()) and time.monotonic() < until_s:
+            yield [replace(one, text="...") for one in whole]
+        for num_words in range(max(len(text.split()) for text in texts) + 1):
+            yield [
+                replace(one, text=" ".join(text.split()[:num_words]))
+                for one, text in zip(whole, texts, strict=True)
+            ]
 
     def answer(self, segments, questions, *, using):
         captions = self.describe(segments, using=using)

@@ -108,18 +108,32 @@ def test_the_player_shows_hits_sound_captions_and_answers(served, visit):
     drawn = "() => document.querySelector('#player .track img')?.naturalWidth > 0"
     page.wait_for_function(drawn)
     page.click("#player button:has-text('Describe')")
-    page.wait_for_selector("#player .used")
+    page.wait_for_selector("#player .said[data-done]")
     assert page.inner_text("#player .said .text") == "audiovisual from 0 s"
     assert "picture and sound" in page.inner_text("#player .used")
     page.click("#player button:has-text('Heard')")
     page.fill("#player .ask input", "what is heard")
     page.press("#player .ask input", "Enter")
-    page.wait_for_selector("#player article .used")
+    page.wait_for_selector("#player article .said[data-done]")
     assert "from sound" in page.inner_text("#player article .used")
     assert page.inner_text("#player article .text") == "what is heard: audio from 0 s"
     shoot(page, "player")
     page.click("#player .track", position={"x": 10, "y": 10})
     page.wait_for_function("() => document.querySelector('#player video').currentTime < 1")
+
+
+def test_words_are_shown_as_they_come_and_closing_ends_them(served, visit):
+    page = visit(f"{served.url}#q=a bell")
+    page.wait_for_selector("button.card")
+    open_hit(page, VIDEO)
+    page.fill("#player .ask input", "for ever")
+    page.press("#player .ask input", "Enter")
+    page.wait_for_selector("#player article .used:has-text('picture and sound')")
+    assert page.inner_text("#player article .text.typing") == "..."
+    shoot(page, "answering")
+    page.keyboard.press("Escape")
+    search(page, "a circle")  # The model is free again.
+    page.wait_for_function("() => !document.querySelector('#player').open")
 
 
 def test_more_like_this_and_search_by_a_file(served, visit):
@@ -157,6 +171,8 @@ def test_a_narrow_page_fits_in_both_themes(served, visit, dark):
     page.wait_for_function("() => document.querySelector('#player video').readyState >= 2")
     player = "document.querySelector('#player')"
     assert not page.evaluate(f"() => {player}.scrollWidth > {player}.clientWidth")
+    panel = "document.querySelector('#player .panel')"  # It must not scroll in what scrolls.
+    assert not page.evaluate(f"() => {panel}.scrollHeight > {panel}.clientHeight")
     shoot(page, f"narrow-player-{theme}")
     colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     brightness = sum(int(part) for part in colour[4:-1].split(","))

@@ -18,7 +18,6 @@ import urllib.request
 import wave
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from http.client import HTTPException
 from typing import Any
 
@@ -27,7 +26,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from valor.errors import ModelError
-from valor.media.segments import DecodePlan, decode_segment
+from valor.media.segments import DecodePlan
 from valor.models.verbs import FileVerbs
 from valor.types import AUDIOVISUAL, Answer, Caption, Modality, Segment
 
@@ -82,17 +81,10 @@ class Endpoint(FileVerbs):
         """The length of recording that one request covers."""
         return _SEGMENT_S
 
-    def read(
-        self,
-        path: str,
-        *,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        keyframes_only: bool = False,
-    ) -> Segment:
-        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        plan = replace(_PLAN, keyframes_only=keyframes_only)
-        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
+    @property
+    def plan(self) -> DecodePlan:
+        """How densely this model reads recordings."""
+        return _PLAN
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL

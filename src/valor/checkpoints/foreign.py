@@ -19,7 +19,6 @@ both, a modality that speaks against the text counts as one that says nothing.
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ from valor.checkpoints.spaces import (
     load_weights,
 )
 from valor.errors import DependencyError, ModelError
-from valor.media.segments import DecodePlan, decode_segment
+from valor.media.segments import DecodePlan
 from valor.models.verbs import FileVerbs
 from valor.types import MEDIA_GROUPS, Embeddings, Modality, Segment
 
@@ -98,17 +97,10 @@ class PublicModel(FileVerbs):
         """The length of recording that one embedding should cover."""
         return _SEGMENT_S
 
-    def read(
-        self,
-        path: str,
-        *,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        keyframes_only: bool = False,
-    ) -> Segment:
-        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        plan = replace(self._plan, keyframes_only=keyframes_only)
-        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
+    @property
+    def plan(self) -> DecodePlan:
+        """How densely this model reads recordings."""
+        return self._plan
 
     @torch.inference_mode()
     def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:

@@ -20,11 +20,11 @@ class Arguments:
     study: tyro.conf.Positional[Literal["grouping", "fusion", "audio"]]
     """What is varied: groups of modalities, how they are fused, or whether there is sound."""
     out: Path = Path("runs/ablations")
-    """Folder for the world, a folder for each run, and STUDY.md; studies may share it."""
+    """Folder for the world, each run, STUDY.md and STUDY.json; studies may share it."""
     seeds: int = 3
     """How many runs of each variant."""
     steps: int | None = None
-    """Steps of a run; by default what two cores do in two minutes."""
+    """Steps of a run; by default what one core does in a minute."""
     json: Json = False
     """The table as a JSON object on stdout."""
 
@@ -35,10 +35,11 @@ def main(argv: Sequence[str]) -> int:
     if arguments.seeds < 1:
         raise UsageError(f"seeds={arguments.seeds}, expected 1 or more")
     from valor.config import evolve
-    from valor.recipes.ablations import NUM_STEPS, Ablation
-    from valor.recipes.tiny import tiny
+    from valor.recipes.ablations import Ablation, small
 
-    base = evolve(tiny(), {"num_steps": arguments.steps or NUM_STEPS})
+    base = small()
+    if arguments.steps is not None:
+        base = evolve(base, {"num_steps": arguments.steps})
     with StageProgress() as progress:
         table = Ablation(
             out=arguments.out,

@@ -69,7 +69,7 @@ def _chapters(model: "Model", arguments: Arguments) -> int:
         raise UsageError(f"WebVTT is of one file, not of {len(arguments.files)}; use csv")
     from valor.media.probe import probe
     from valor.media.segments import cut
-    from valor.models.verbs import need_describer
+    from valor.models.verbs import need_describer, read_in_order
 
     describer = need_describer(model)
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -80,9 +80,9 @@ def _chapters(model: "Model", arguments: Arguments) -> int:
     failed = 0
     for path in map(str, arguments.files):
         try:
-            for start_s, end_s in cut(probe(path).duration_s, segment_s=model.segment_s):
-                end = end_s if end_s > start_s else None
-                segment = describer.read(path, start_s=start_s, end_s=end)
+            stretches = cut(probe(path).duration_s, segment_s=model.segment_s)
+            segments = read_in_order(describer, path, stretches)
+            for segment, (start_s, end_s) in zip(segments, stretches, strict=True):
                 seen, heard = (
                     describer.describe([segment], using=single)[0].text
                     if single in arguments.using

@@ -64,14 +64,12 @@ class Captions:
         scores = captioning.caption_scores(texts, truths)
         by_item = {**scores.by_item, **self._judged(texts, truths)}
         corpus = {name: float(values.mean()) for name, values in by_item.items()} | scores.corpus
-        absent = dict.fromkeys(("meteor", "spice"), "not asked for; use --java")
-        if self.java:
-            java = java_scores(texts, truths)
-            absent, by_item, corpus = java.absent, by_item | java.by_item, corpus | java.corpus
+        java = java_scores(texts, truths, asked=self.java)
+        by_item |= java.by_item
         return {
-            "corpus": corpus,
+            "corpus": corpus | java.corpus,
             "language": captioning.language_report(texts),
-            "absent": absent,
+            "absent": java.absent,
             "items": {
                 id: {name: float(values[row]) for name, values in by_item.items()}
                 for row, id in enumerate(ids)
@@ -125,17 +123,14 @@ class Retrieval:
         return report
 
     def _report(self, scores: np.ndarray) -> dict[str, Any]:
-        settings = {"captions_per_item": self.captions_per_item, "ties": self.ties}
-        report: dict[str, Any] = retrieval.retrieval_report(scores, **settings)
+        report: dict[str, Any] = retrieval.retrieval_report(
+            scores, captions_per_item=self.captions_per_item, ties=self.ties
+        )
         if self.dual_softmax is not None:
-            texts, media = (
-                retrieval.dual_softmax(matrix, self.dual_softmax) for matrix in (scores, scores.T)
+            owner = np.arange(len(scores)) // self.captions_per_item
+            report["dual_softmax"] = retrieval.dual_softmax_report(
+                scores, owner, self.dual_softmax, ties=self.ties
             )
-            report["dual_softmax"] = {
-                "uses_whole_query_set": True,
-                "text_to_media": retrieval.retrieval_report(texts, **settings)["text_to_media"],
-                "media_to_text": retrieval.retrieval_report(media.T, **settings)["media_to_text"],
-            }
         return report
 
 

@@ -3,9 +3,9 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -13,6 +13,9 @@ from valor.cli.arguments import Json, parse
 from valor.cli.progress import StageProgress
 from valor.config import evolve
 from valor.errors import UsageError
+
+if TYPE_CHECKING:
+    from valor.data.manifest import Record
 
 _OWN_OPTIONS = ("data", "out", "protocol", "start", "self-critical", "estimate", "json", "help")
 
@@ -27,7 +30,8 @@ class Arguments:
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, or package.module:function of your own."""
     data: tuple[str, ...] = ()
-    """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used."""
+    """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used. Of several,
+    NAME=MANIFEST or the file's own name stands before the ids, for `--mixture`."""
     out: Path | None = None
     """Run folder."""
     protocol: str | None = None
@@ -47,7 +51,6 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     own, changes = split_changes(argv)
     arguments = parse(Arguments, own, verb="train")
-    from valor.data.manifest import read_manifest
     from valor.data.reading import read_shards
     from valor.data.shards import is_shards
     from valor.recipes import find_recipe
@@ -67,8 +70,7 @@ def main(argv: Sequence[str]) -> int:
     if shards:
         records, source = read_shards(shards[0], split="train")
     else:
-        records = [r for path in arguments.data for r in read_manifest(path, split="train")]
-        source = None
+        records, source = read_parts(arguments.data), None
     if arguments.estimate:
         return _estimate(config, len(records), as_json=arguments.json)
     out = arguments.out or Path()
@@ -78,6 +80,35 @@ def main(argv: Sequence[str]) -> int:
         return 0
     print(json.dumps({"model": str(folder)}) if arguments.json else f"model in {folder}")
     return 0
+
+
+def read_parts(data: Sequence[str]) -> "list[Record]":
+    """Read manifests; the name of each stands before its ids, unless there is but one, unnamed.
+
+    Args:
+        data: Manifests, or NAME=MANIFEST.
+
+    Returns:
+        The records for training.
+
+    Raises:
+        UsageError: If two have the same name.
+    """
+    from valor.data.manifest import read_manifest
+
+    found: dict[str, str] = {}
+    for word in data:
+        name, equals, path = word.partition("=")
+        if not equals or Path(word).exists():
+            name, path = Path(word).stem if len(data) > 1 else "", word
+        if name in found:
+            raise UsageError(f"--data: two are called {name!r}; give NAME=MANIFEST for each")
+        found[name] = path
+    return [
+        replace(record, id=f"{name}/{record.id}") if name else record
+        for name, path in found.items()
+        for record in read_manifest(path, split="train")
+    ]
 
 
 def _estimate(config: Any, num_records: int, *, as_json: bool) -> int:

@@ -68,10 +68,10 @@ def rank_pool(
 def _block(
     texts: Embeddings, row: slice, media: Embeddings, column: slice
 ) -> Float[np.ndarray, "texts media"]:
-    return similarity(_cut(texts, row), _cut(media, column)).numpy()
+    return similarity(cut(texts, row), cut(media, column)).numpy()
 
 
-def _cut(embeddings: Embeddings, rows: slice) -> Embeddings:
+def cut(embeddings: Embeddings, rows: slice) -> Embeddings:
     """Rows that follow each other, without a copy."""
     return Embeddings(
         vectors=embeddings.vectors[rows],
@@ -114,7 +114,7 @@ def two_stage(
             at = (index == own).nonzero()
             found[first + row] = len(at) > 0
             if len(at):
-                scores = similarity(_cut(texts, query), media.select(index))[0]
+                scores = similarity(cut(texts, query), media.select(index))[0]
                 own_score = scores[at[0, 0]]
             # The match counts itself: the pessimistic rank among equal scores.
             ranks[first + row] = int((scores >= own_score).sum())
@@ -132,9 +132,9 @@ def best_items(
     """Scores and places of the best items for each text, the best first; of equals the first."""
     best: list[tuple[torch.Tensor, torch.Tensor]] = []
     for first in range(0, len(texts.valid), _SIDE):
-        query = _cut(texts, slice(first, first + _SIDE))
+        query = cut(texts, slice(first, first + _SIDE))
         row = [
-            similarity(query, _cut(media, slice(at, at + _SIDE)))
+            similarity(query, cut(media, slice(at, at + _SIDE)))
             for at in range(0, len(media.valid), _SIDE)
         ]
         scores, index = torch.cat(row, dim=1).sort(dim=1, descending=True, stable=True)

@@ -25,6 +25,7 @@ from valor.evaluation.pages import (
 from valor.metrics.answering import exact_match
 
 _MAX_EMBEDDED_BYTES = 2_000_000
+_MAX_CONFUSIONS = 10
 _WIDTH = 100
 """Characters in a line of the plain text."""
 _ORDER = {label: place for place, label in enumerate([*GROUPS, "both"])}
@@ -125,6 +126,7 @@ def _tables(report: Mapping[str, Any]) -> list[Table]:
     captioning = report.get("captioning", {})
     tables = [
         _retrieval(report.get("retrieval", {}), report.get("pairs", {})),
+        _other_ways(report.get("retrieval", {})),
         _by_caption(report.get("by_caption", {})),
         _captioning(captioning),
         _by_group(
@@ -148,6 +150,7 @@ def _tables(report: Mapping[str, Any]) -> list[Table]:
             title="Answers by type of question",
             note="How many answers are right, by the type that the data gives a question.",
         ),
+        _confusions(report.get("answering", {})),
         _intervals(report.get("intervals", {})),
     ]
     return [table for table in tables if table.rows]
@@ -182,6 +185,34 @@ def _retrieval(retrieval: Mapping[str, Any], pairs: Mapping[str, Any]) -> Table:
         rows=rows,
         num_names=2,
         picture=bar_chart(retrieval),
+    )
+
+
+def _other_ways(retrieval: Mapping[str, Any]) -> Table:
+    """What was asked for beside the exact figures."""
+    rows: list[list[str]] = []
+    for group in _in_order(retrieval):
+        figures = retrieval[group]
+        both = figures.get("dual_softmax", {})
+        ways = {
+            "in two stages, text to media": figures.get("two_stage"),
+            "dual softmax, text to media": both.get("text_to_media"),
+            "dual softmax, media to text": both.get("media_to_text"),
+        }
+        for way, ranks in ways.items():
+            if ranks:
+                rates = [percent(ranks[key]) for key in ("r1", "r5", "r10")]
+                num = str(ranks.get("candidates", "-"))
+                rows.append([group, way, *rates, num, percent(ranks.get("candidate_recall"))])
+    return Table(
+        title="Retrieval in other ways",
+        note="In two stages, pooled vectors choose candidates, which are ranked again exactly; the "
+        "recall of the candidates is how often the right item is among them. A dual softmax weighs "
+        "scores by all queries of the set, which no single search has: compare its figures only "
+        "with others of the kind.",
+        columns=["Media", "Way", "R@1", "R@5", "R@10", "Candidates", "Recall of candidates"],
+        rows=rows,
+        num_names=2,
     )
 
 
@@ -271,6 +302,22 @@ def _answering(answering: Mapping[str, Any]) -> Table:
         columns=["Question needs", "Model given", "Accuracy", "Prior", "Questions"],
         rows=rows,
         num_names=2,
+    )
+
+
+def _confusions(answering: Mapping[str, Any]) -> Table:
+    rows = [
+        [group, row["type"] or "-", row["right"], row["given"] or "-", f"{row['num']}/{row['of']}"]
+        for group in _in_order(answering)
+        for row in answering[group].get("confusions", [])[:_MAX_CONFUSIONS]
+    ]
+    return Table(
+        title="Confusions",
+        note="The wrong answers that a model gives most often, and in how many of the questions "
+        "that have the same type and right answer.",
+        columns=["Model given", "Question's type", "Right answer", "Given answer", "Times"],
+        rows=rows,
+        num_names=4,
     )
 
 

@@ -6,19 +6,27 @@ ceiling.
 """
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from valor.data.world.language import AUDIO_SLOTS, VISION_SLOTS, caption_fits, parse_caption
+from valor.data.world.language import AUDIO_SLOTS, VISION_SLOTS, parse_caption
 from valor.errors import ManifestError
 from valor.evaluation.items import Items
-from valor.evaluation.run import EvaluatedModel, Outputs, Scores, score_captions
-from valor.metrics.retrieval import expected_hits_at_k, expected_recall_at_k, oracle_recall_at_k
-from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
+from valor.evaluation.outputs import EvaluatedModel, Outputs
+from valor.evaluation.pools import cut
+from valor.evaluation.retrieval import Pool, caption_pool
+from valor.metrics.retrieval import expected_hits_at_k, possible_hits_at_k
+from valor.models.fusion import similarity
+from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embeddings, Modality
+
+_QUERIES_AT_ONCE = 512
 
 _SLOTS = {
     "vision": VISION_SLOTS,
@@ -62,6 +70,7 @@ def add_truth(
     outputs: Outputs,
     truth: dict[str, Truth],
     *,
+    captions_per_item: int | None = 1,
     items: Items | None = None,
 ) -> None:
     """Put what only the truth can tell into a report.
@@ -71,6 +80,8 @@ def add_truth(
         model: Embeds captions, if it embeds.
         outputs: What the report was made from.
         truth: By id of the records.
+        captions_per_item: Of the report. Recall becomes the expected value where it is 1: several
+            texts of one recording fit it alike.
         items: Of the same report; recall in it becomes the expected value too.
 
     Raises:
@@ -88,17 +99,22 @@ def add_truth(
         for group in MEDIA_GROUPS:
             if not about & group:
                 continue
-            scores = score_captions(model, outputs, about=about, group=group)
-            if scores is None:
+            pool = caption_pool(model, outputs, about=about, group=group)
+            if pool is None:
                 continue
-            fits = _fits(scores, rows, group)
-            r1 = expected_recall_at_k(scores.matrix, fits, 1)
-            by_caption.setdefault(about.label, {})[group.label] = r1
-            if about == group:
-                hits = _correct(report["retrieval"][group.label], scores, fits)
-                if items is not None:
-                    ids = [outputs.records[row].id for row in scores.rows]
-                    _keep(items, f"retrieval/{group.label}", ids, hits)
+            fitting = _fitting(pool, rows, group)
+            hits = _hits(pool.words, pool.media, fitting.texts)
+            by_caption.setdefault(about.label, {})[group.label] = float(hits["r1"].mean())
+            if about == group and captions_per_item == 1:
+                ids = [outputs.records[row].id for row in pool.rows]
+                retrieval = report["retrieval"]
+                for direction, found in (
+                    ("text_to_media", hits),
+                    ("media_to_text", _hits(pool.media, pool.words, fitting.items)),
+                ):
+                    _correct(f"{group.label}/{direction}", retrieval, found, ids, items)
+                oracles = {f"oracle_r{k}": float(hits[f"oracle_r{k}"].mean()) for k in (1, 5, 10)}
+                retrieval[group.label] |= oracles
     report["by_caption"] = by_caption
     for group, captions in outputs.captions.items():
         if group.label in report["captioning"]:
@@ -108,35 +124,64 @@ def add_truth(
             report["answering"][group.label]["prior"] = _priors(outputs, rows, group)
 
 
-def _fits(scores: Scores, truth: Sequence[Truth], group: Modality) -> np.ndarray:
-    """True where all that a caption states and a group can tell is true; `[captions, items]`."""
-    stated = [
-        {s: v for s, v in truth[row].slots_of[text].items() if s in _SLOTS[group.label]}
-        for text, row in zip(scores.texts, scores.rows, strict=True)
-    ]
-    items = [truth[row].facts for row in scores.rows]
-    return np.array([[caption_fits(slots, facts) for facts in items] for slots in stated])
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    """What captions state and what is true, as numbers."""
+
+    stated: Int[np.ndarray, "texts slots"]
+    """-1 where a caption states nothing."""
+    true: Int[np.ndarray, "items slots"]
+
+    def texts(self, rows: slice) -> Bool[np.ndarray, "rows items"]:
+        """True where all that a text states, and a group can tell, is true of an item."""
+        stated = self.stated[rows, None]
+        return ((stated < 0) | (stated == self.true)).all(axis=2)
+
+    def items(self, rows: slice) -> Bool[np.ndarray, "rows texts"]:
+        """The same from the item's side."""
+        return ((self.stated < 0) | (self.stated == self.true[rows, None])).all(axis=2)
 
 
-def _correct(retrieval: dict[str, Any], scores: Scores, fits: np.ndarray) -> dict[str, np.ndarray]:
-    """Replace plain recall by its expected value, and add what is possible; values by query."""
-    values: dict[str, np.ndarray] = {}
-    for direction, matrix, fit in (
-        ("text_to_media", scores.matrix, fits),
-        ("media_to_text", scores.matrix.T, fits.T),
-    ):
+def _fitting(pool: Pool, truth: Sequence[Truth], group: Modality) -> _Fitting:
+    numbers: dict[str | None, int] = defaultdict(count().__next__)
+    slots = _SLOTS[group.label]
+    stated: list[list[int]] = []
+    for text, owner in zip(pool.texts, map(int, pool.owner), strict=True):
+        own = truth[pool.rows[owner]].slots_of[text]
+        stated.append([numbers[own[slot]] if slot in own else -1 for slot in slots])
+    true = [[numbers[truth[row].facts.get(slot)] for slot in slots] for row in pool.rows]
+    return _Fitting(np.array(stated), np.array(true))
+
+
+def _hits(
+    queries: Embeddings,
+    items: Embeddings,
+    fits: Callable[[slice], Bool[np.ndarray, "rows items"]],
+) -> dict[str, Float[np.ndarray, " queries"]]:
+    """Expected hits of each query, and those that are possible, some queries at a time."""
+    parts: dict[str, list[np.ndarray]] = defaultdict(list)
+    for first in range(0, len(queries.valid), _QUERIES_AT_ONCE):
+        rows = slice(first, first + _QUERIES_AT_ONCE)
+        scores, fitting = similarity(cut(queries, rows), items).numpy(), fits(rows)
         for k in (1, 5, 10):
-            hits = expected_hits_at_k(matrix, fit, k)
-            retrieval[direction][f"r{k}"] = float(hits.mean())
-            values[f"{direction}/r{k}"] = hits
-    for k in (1, 5, 10):
-        retrieval[f"oracle_r{k}"] = oracle_recall_at_k(fits, k)
-    return values
+            parts[f"r{k}"].append(expected_hits_at_k(scores, fitting, k))
+            parts[f"oracle_r{k}"].append(possible_hits_at_k(fitting, k))
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _keep(items: Items, name: str, ids: Sequence[str], values: dict[str, np.ndarray]) -> None:
-    for metric, own in values.items():
-        items[f"{name}/{metric}"] = dict(zip(ids, own.tolist(), strict=True))
+def _correct(
+    name: str,
+    retrieval: dict[str, Any],
+    hits: Mapping[str, np.ndarray],
+    ids: Sequence[str],
+    items: Items | None,
+) -> None:
+    """Replace the recall of a direction, such as `audio/text_to_media`, by its expected value."""
+    group, direction = name.split("/")
+    for key in ("r1", "r5", "r10"):
+        retrieval[group][direction][key] = float(hits[key].mean())
+        if items is not None:
+            items[f"retrieval/{name}/{key}"] = dict(zip(ids, hits[key].tolist(), strict=True))
 
 
 def caption_truth(

@@ -1,11 +1,12 @@
 """Sound of a recording as one mono waveform, aligned with the start of the presentation.
 
-Entry point: `decode_waveform`. Sound that starts late, or stops and goes on, keeps its time: what
-lies between is zeros.
+Entry points: `decode_waveform`, and `waveforms_in_order` for many stretches in one pass. Sound that
+starts late, or stops and goes on, keeps its time: what lies between is zeros.
 """
 
 import errno
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,10 @@ _SEEK_FROM_S = 2.0
 """An earlier start is decoded from the beginning."""
 
 _LEAD_IN_S = 1.0
-"""Decoded and dropped before the start, so that decoder and resampler have settled."""
+"""Decoded and dropped before the start, so that the decoder has settled."""
+
+_SETTLE_S = 0.1
+"""Resampled and dropped before the start: samples do not depend on where decoding began."""
 
 MAX_STRETCH_S = 3600.0
 """More is not decoded at once, so that memory is bounded whatever times a file claims."""
@@ -87,14 +91,12 @@ def decode_waveform(
         if end_s - start_s > MAX_STRETCH_S:
             detail = f"{end_s - start_s:.0f} s at once exceed {MAX_STRETCH_S:.0f} s; cut them"
             raise MediaError(str(path), "too_long", detail)
-        waveform = _Waveform(sample_rate_hz, start_s, end_s)
-        if start_s <= _SEEK_FROM_S:
-            return waveform.filled_from(_frames(container))
+        stretch = [(start_s, end_s)]
         try:
-            return waveform.filled_from(_frames_near(container, start_s))
+            return next(_cut_out(_frames_from(container, start_s), stretch, sample_rate_hz))
         except _SeekMissedError:
             with open_container(path, with_pictures=False) as fresh:
-                return waveform.filled_from(_frames(fresh))
+                return next(_cut_out(_frames(fresh), stretch, sample_rate_hz))
 
 
 def samples_of(frame: AudioFrame) -> Float[np.ndarray, "channels samples"]:
@@ -111,6 +113,27 @@ def is_silent(waveform: Float[np.ndarray, "*samples"]) -> bool:
     return not np.any(np.abs(waveform) > SILENCE_PEAK)
 
 
+def waveforms_in_order(
+    container: InputContainer, stretches: Sequence[tuple[float, float]], *, sample_rate_hz: int
+) -> Iterator[Float[np.ndarray, " samples"]]:
+    """Decode the sound of many stretches in one pass, holding no more of it than one of them.
+
+    Args:
+        container: With sound, just opened.
+        stretches: Begin and end of each in seconds, ascending and without overlap; at least one.
+        sample_rate_hz: Rate of the results.
+
+    Yields:
+        For each stretch what `decode_waveform` gives. Ends early at one that cannot be reached.
+    """
+    if max(end_s - start_s for start_s, end_s in stretches) > MAX_STRETCH_S:
+        return
+    try:
+        yield from _cut_out(_frames_from(container, stretches[0][0]), stretches, sample_rate_hz)
+    except _SeekMissedError:
+        return
+
+
 def _frames(container: InputContainer) -> Iterator[tuple[float | None, AudioFrame]]:
     """Decoded frames with their presentation times; None continues the frame before."""
     stream = audio_stream(container)
@@ -121,10 +144,13 @@ def _frames(container: InputContainer) -> Iterator[tuple[float | None, AudioFram
         yield (None if frame.time is None else frame.time - origin), frame
 
 
-def _frames_near(
+def _frames_from(
     container: InputContainer, start_s: float
 ) -> Iterator[tuple[float | None, AudioFrame]]:
     """The same from shortly before `start_s` on, where the format lets us go there."""
+    if start_s <= _SEEK_FROM_S:
+        yield from _frames(container)
+        return
     try:
         go_to(container, origin_s(container) + start_s - _LEAD_IN_S)
     except FFmpegError as error:
@@ -137,40 +163,84 @@ def _frames_near(
     yield from frames
 
 
+def _cut_out(
+    frames: Iterator[tuple[float | None, AudioFrame]],
+    stretches: Sequence[tuple[float, float]],
+    sample_rate_hz: int,
+) -> Iterator[np.ndarray]:
+    """Resample for each stretch the frames that reach it, each at its time."""
+    pending, waiting = deque(stretches), deque[_Waveform]()
+    position_s = 0.0
+    for time_s, frame in frames:
+        position_s = position_s if time_s is None else time_s
+        for waveform in waiting:
+            waveform.take(time_s, frame)
+        while pending and _is_wanted(frame, position_s, pending[0][0]):
+            waveform = _Waveform(sample_rate_hz, *pending.popleft(), position_s=position_s)
+            waveform.take(time_s, frame)
+            waiting.append(waveform)
+            while waiting and not waiting[0].is_open:
+                yield waiting.popleft().finished()
+        while waiting and not waiting[0].is_open:
+            yield waiting.popleft().finished()
+        if not pending and not waiting:
+            return
+        position_s += frame.samples / frame.sample_rate
+    for waveform in waiting:
+        yield waveform.finished()
+    for stretch in pending:
+        yield _Waveform(sample_rate_hz, *stretch, position_s=position_s).finished()
+
+
+def _is_wanted(frame: AudioFrame, position_s: float, start_s: float) -> bool:
+    """True if a frame, or what the resampler makes of it, reaches a stretch."""
+    return position_s + frame.samples / frame.sample_rate > start_s - _SETTLE_S
+
+
 class _Waveform:
     """A stretch of time that decoded frames are resampled into."""
 
-    def __init__(self, sample_rate_hz: int, start_s: float, end_s: float) -> None:
+    def __init__(
+        self, sample_rate_hz: int, start_s: float, end_s: float, *, position_s: float
+    ) -> None:
         self._rate = sample_rate_hz
         self._start_s = start_s
         self._end_s = end_s
         self._samples = np.zeros(max(0, round((end_s - start_s) * sample_rate_hz)), np.float32)
         self._num_heard = 0
         self._cursor = 0
+        self._resampler: _Resampler | None = None
+        self._layout: tuple[str, str, int] | None = None
+        self._position_s = position_s
+        self.is_open = True
+        """False once a frame came that begins after the end."""
 
-    def filled_from(self, frames: Iterator[tuple[float | None, AudioFrame]]) -> np.ndarray:
-        """Resample frames, each at its time; return the stretch as far as there is sound."""
-        resampler, layout, position_s = None, None, 0.0
-        for time_s, frame in frames:
-            frame_layout = (frame.format.name, frame.layout.name, frame.sample_rate)
-            is_gap = time_s is not None and abs(time_s - position_s) > _GAP_S
-            if resampler is None or is_gap or frame_layout != layout:
-                self._add(resampler, None)
-                resampler, layout = _Resampler(frame, self._rate), frame_layout
-                position_s = position_s if time_s is None else time_s
-                self._cursor = round((position_s - self._start_s) * self._rate)
-            if position_s >= self._end_s:
-                break
-            self._add(resampler, frame)
-            position_s += frame.samples / frame.sample_rate
-        self._add(resampler, None)
+    def take(self, time_s: float | None, frame: AudioFrame) -> None:
+        """Resample a frame at its time; one after the end closes the stretch."""
+        if not self.is_open:
+            return
+        layout = (frame.format.name, frame.layout.name, frame.sample_rate)
+        is_gap = time_s is not None and abs(time_s - self._position_s) > _GAP_S
+        if self._resampler is None or is_gap or layout != self._layout:
+            self._add(None)
+            self._resampler, self._layout = _Resampler(frame, self._rate), layout
+            self._position_s = self._position_s if time_s is None else time_s
+            self._cursor = round((self._position_s - self._start_s) * self._rate)
+        self.is_open = self._position_s < self._end_s
+        if self.is_open:
+            self._add(frame)
+            self._position_s += frame.samples / frame.sample_rate
+
+    def finished(self) -> np.ndarray:
+        """The stretch as far as there is sound."""
+        self._add(None)
         heard = self._samples[: self._num_heard]
         np.nan_to_num(heard, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         return np.clip(heard, -1.0, 1.0, out=heard)
 
-    def _add(self, resampler: "_Resampler | None", frame: AudioFrame | None) -> None:
+    def _add(self, frame: AudioFrame | None) -> None:
         """Resample a frame, or with None what the resampler still holds, and keep what fits."""
-        for samples in () if resampler is None else resampler.resampled(frame):
+        for samples in () if self._resampler is None else self._resampler.resampled(frame):
             end = min(self._cursor + len(samples), len(self._samples))
             begin = max(0, self._cursor)
             if begin < end:

@@ -42,6 +42,11 @@ def isolate(runner: Runner) -> Iterator[None]:
         _runners.remove(runner)
 
 
+def is_isolated() -> bool:
+    """True if functions marked `isolated` run elsewhere, and whole: they cannot yield."""
+    return bool(_runners)
+
+
 def isolated(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function that reads foreign media, to be run elsewhere if the process says so."""
 

@@ -1,10 +1,12 @@
-"""Cut a recording into segments, and decode one of them: what is seen and what is heard.
+"""Cut a recording into segments, and decode them: what is seen and what is heard.
 
-Entry points: `cut` and `decode_segment`.
+Entry points: `cut`, `decode_segment` for one, and `decode_segments` for many in one pass.
 """
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from jaxtyping import Float
 
 from valor.config import configclass
 from valor.errors import MediaError
-from valor.media.audio import decode_waveform, is_silent
+from valor.media.audio import decode_waveform, is_silent, waveforms_in_order
 from valor.media.container import (
     TIME_LIMIT_S,
     audio_stream,
@@ -22,13 +24,16 @@ from valor.media.container import (
     time_limit,
     video_stream,
 )
-from valor.media.isolation import isolated
+from valor.media.isolation import is_isolated, isolated
 from valor.media.probe import duration_s
-from valor.media.video import Backend, read_frames
+from valor.media.video import Backend, frames_in_order, read_frames
 from valor.types import Segment
 
 _ROUNDING = 1e-6
 """Lengths that differ by less are equal: three times 0.1 and 0.3."""
+
+_ISOLATED_SEGMENTS = 16
+"""Of one call to another process."""
 
 
 @configclass
@@ -161,12 +166,119 @@ def _decode_segment(
                     raise
     if has_audio:
         waveform = _sound(path, plan, start_s, end_s, is_needed=frames is None)
+    return _segment(path, plan, (start_s, end_s), (frames, frame_times_s), waveform)
+
+
+def decode_segments(
+    path: str | Path, plan: DecodePlan, stretches: Sequence[tuple[float, float]]
+) -> Iterator[Segment]:
+    """Read many stretches of a recording in one pass, holding no more of it than one of them.
+
+    Where a pass would not give the same as `decode_segment`, as at damaged places, a stretch is
+    read by itself, and a new pass begins after it.
+
+    Args:
+        path: A local file.
+        plan: How densely to read it; keyframes, and other backends, are read without a pass.
+        stretches: Begin and end of each in seconds, ascending and without overlap.
+
+    Yields:
+        For each stretch what `decode_segment` gives, in time order.
+
+    Raises:
+        MediaError: As `decode_segment`, when that stretch is due.
+    """
+    if not is_isolated():
+        yield from _decode_segments(path, plan, stretches)
+        return
+    at_once = _ISOLATED_SEGMENTS
+    for first in range(0, len(stretches), _ISOLATED_SEGMENTS):
+        some = stretches[first : first + _ISOLATED_SEGMENTS]
+        if at_once > 1:
+            try:
+                yield from decode_stretches(path, plan, some)
+                continue
+            except MediaError:
+                at_once = 1  # A single one may take as much time and memory as all together.
+        for start_s, end_s in some:
+            yield decode_segment(path, plan, start_s=start_s, end_s=end_s)
+
+
+@isolated
+def decode_stretches(
+    path: str | Path, plan: DecodePlan, stretches: Sequence[tuple[float, float]]
+) -> list[Segment]:
+    """Do the same as `decode_segments` all at once."""
+    return list(_decode_segments(path, plan, stretches))
+
+
+def _decode_segments(
+    path: str | Path, plan: DecodePlan, stretches: Sequence[tuple[float, float]]
+) -> Iterator[Segment]:
+    num_read = 0
+    while num_read < len(stretches):
+        segments = _in_order(path, plan, stretches[num_read:])
+        while (segment := _next(segments, plan)) is not None:
+            yield segment
+            num_read += 1
+        if num_read < len(stretches):
+            start_s, end_s = stretches[num_read]
+            yield decode_segment(path, plan, start_s=start_s, end_s=end_s)
+            num_read += 1
+
+
+def _next(segments: Iterator[Segment], plan: DecodePlan) -> Segment | None:
+    """The next segment of a pass, or None if it must be read by itself."""
+    try:
+        with time_limit(plan.time_limit_s):
+            return next(segments, None)
+    except MediaError as error:
+        if error.reason == "too_slow":
+            raise
+        return None
+
+
+def _in_order(
+    path: str | Path, plan: DecodePlan, stretches: Sequence[tuple[float, float]]
+) -> Iterator[Segment]:
+    """Read stretches up to one that must be read by itself."""
+    if plan.keyframes_only or plan.backend != "pyav":
+        return
+    seen, heard = itertools.repeat((None, None)), itertools.repeat(None)
+    with ExitStack() as opened:
+        container = opened.enter_context(open_container(path))
+        if is_still_image(container):
+            return
+        length_s = duration_s(container)
+        parts = [(start, _clipped_end(str(path), start, end, length_s)) for start, end in stretches]
+        if video_stream(container) is not None:
+            times_s = [frame_times(*part, plan) for part in parts]
+            seen = frames_in_order(container, times_s, short_side_px=plan.short_side_px)
+        if audio_stream(container) is not None:
+            # Each track has its own position, so that neither waits in memory for the other.
+            other = opened.enter_context(open_container(path, with_pictures=False))
+            heard = waveforms_in_order(other, parts, sample_rate_hz=plan.sample_rate_hz)
+        for part, (frames, times), waveform in zip(parts, seen, heard, strict=False):
+            sound = waveform if waveform is not None and len(waveform) else None
+            if frames is None and sound is None:
+                return
+            yield _segment(path, plan, part, (frames, times), sound)
+
+
+def _segment(
+    path: str | Path,
+    plan: DecodePlan,
+    stretch: tuple[float, float],
+    seen: tuple[np.ndarray | None, np.ndarray | None],
+    waveform: np.ndarray | None,
+) -> Segment:
+    start_s, end_s = stretch
     return Segment(
         path=str(path),
         start_s=start_s,
         end_s=end_s,
-        frames=frames,
-        frame_times_s=frame_times_s,
+        frames=seen[0],
+        frame_times_s=seen[1],
         waveform=waveform,
         sample_rate_hz=plan.sample_rate_hz,
         is_silent=waveform is not None and is_silent(waveform),

@@ -1,9 +1,11 @@
 """Frames of a recording by presentation time, upright, with square pixels, as RGB.
 
-Entry point: `decode_frames`. Times are matched against timestamps, never against frame numbers, so
-a variable frame rate needs no special care.
+Entry points: `decode_frames`, and `frames_in_order` for many stretches in one pass. Times are
+matched against timestamps, never against frame numbers, so a variable frame rate needs no special
+care.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -144,24 +146,57 @@ def _read_frames(
     if stream is None:
         raise MediaError(file_path(container), "no-video", "the file has no video track")
     wanted_s = np.asarray(times_s, dtype=np.float64)
-    order = np.argsort(wanted_s, kind="stable")
-    converter = Converter(stream, short_side_px)
-    frames = np.zeros((0, 0, 0, 3), dtype=np.uint8)
-    actual_s = np.zeros(len(wanted_s))
-    origin = origin_s(container)
     try:
-        found = ways[0](container, stream, origin + wanted_s[order])
-        for index, frame in zip(order, found, strict=True):
-            picture = converter.convert(frame)
-            if not frames.size:
-                frames = np.empty((len(wanted_s), *picture.shape), dtype=np.uint8)
-            frames[index] = picture
-            actual_s[index] = _time_s(frame) - origin
+        found = ways[0](container, stream, origin_s(container) + np.sort(wanted_s))
+        return _taken(found, wanted_s, Converter(stream, short_side_px), origin_s(container))
     except (_MissedError, FFmpegError):
         if len(ways) == 1:
             raise
         with open_container(file_path(container)) as fresh:
             return _read_frames(fresh, times_s, short_side_px, ways[1:])
+
+
+def frames_in_order(
+    container: InputContainer, times_s: Sequence[np.ndarray], *, short_side_px: int
+) -> Iterator[tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, " frames"]]]:
+    """Read the frames of many stretches in one pass, holding no more than those of one of them.
+
+    Args:
+        container: With pictures, just opened.
+        times_s: Seconds for each stretch, in any order within it; no stretch reaches into the next.
+        short_side_px: As for `decode_frames`.
+
+    Yields:
+        For each stretch what `read_frames` gives. Ends early where something is damaged, or missed
+        otherwise, that might not concern a stretch which is read by itself.
+    """
+    stream = video_stream(container)
+    if stream is None:
+        return
+    origin = origin_s(container)
+    ascending_s = origin + np.concatenate([np.sort(some_s) for some_s in times_s])
+    found = _displayed(container, stream, ascending_s, in_full=False)
+    for wanted_s in times_s:
+        some = itertools.islice(found, len(wanted_s))
+        try:
+            taken = _taken(some, wanted_s, Converter(stream, short_side_px), origin)
+        except (_MissedError, FFmpegError):
+            return
+        yield taken
+
+
+def _taken(
+    found: Iterator[VideoFrame], wanted_s: np.ndarray, converter: Converter, origin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames that were found for the ascending times, and their own times, as they were wanted."""
+    frames = np.zeros((0, 0, 0, 3), dtype=np.uint8)
+    actual_s = np.zeros(len(wanted_s))
+    for index, frame in zip(np.argsort(wanted_s, kind="stable"), found, strict=True):
+        picture = converter.convert(frame)
+        if not frames.size:
+            frames = np.empty((len(wanted_s), *picture.shape), dtype=np.uint8)
+        frames[index] = picture
+        actual_s[index] = _time_s(frame) - origin
     return frames, actual_s
 
 
@@ -211,15 +246,17 @@ def _sparing(
     The decoder leaves a frame out only if no other frame refers to it.
     """
     is_timed = container.format.name in _SEEK_LEAD_S
-    known_s = np.full(len(times_s), -math.inf)
+    ahead_s: list[float] = []  # Later frames whose packets came already, the next one last.
     for packet in packets(container, [stream]):
         stream.codec_context.skip_frame = "DEFAULT"
         if is_timed and packet.pts is not None:
             time_s = _time_s(packet)
-            near, later = np.searchsorted(times_s, (time_s - _NEAR_S, time_s))
-            if near < len(times_s) and known_s[near] > time_s:
+            while ahead_s and ahead_s[-1] <= time_s:
+                ahead_s.pop()
+            near = int(np.searchsorted(times_s, time_s - _NEAR_S))
+            if near < len(times_s) and ahead_s and ahead_s[-1] <= times_s[near]:
                 stream.codec_context.skip_frame = "NONREF"
-            np.maximum(known_s[later:], time_s, out=known_s[later:])
+            ahead_s.append(time_s)
         yield packet
 
 

@@ -5,6 +5,7 @@ question type in the set's own order, the set's averages over several types, and
 vocabulary, what can be right at all.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -161,6 +162,41 @@ def score_answers(
     if vocabulary is not None:
         report["closed_set"] = _closed(questions, scores, protocol, vocabulary)
     return report, scores
+
+
+def confusions(
+    questions: Sequence[AnsweredQuestion],
+    scores: Sequence[float],
+    protocol: AnswerProtocol,
+    *,
+    limit: int = 20,
+) -> list[dict[str, Any]]:
+    """Which wrong answers stand most often in the place of which right ones.
+
+    Args:
+        questions: With the predictions.
+        scores: Of each, from `score_answers`; what scores nothing is wrong.
+        protocol: Of the set.
+        limit: How many rows at most.
+
+    Returns:
+        The most frequent first: `type` (empty where a set has none), `right` (of several accepted
+        answers the most frequent), `given`, `num`, and `of`, how many questions of the type have
+        that right answer.
+    """
+    wrong: Counter[tuple[str, str, str]] = Counter()
+    asked: Counter[tuple[str, str]] = Counter()
+    for question, score in zip(questions, scores, strict=True):
+        right = Counter(map(protocol.normalize, question.answers)).most_common(1)[0][0]
+        place = (_type(question, protocol) or "", right)
+        asked[place] += 1
+        if score == 0:
+            wrong[*place, protocol.normalize(question.prediction)] += 1
+    ordered = sorted(wrong.items(), key=lambda row: (-row[1], row[0]))
+    return [
+        {"type": kind, "right": right, "given": given, "num": num, "of": asked[kind, right]}
+        for (kind, right, given), num in ordered[:limit]
+    ]
 
 
 def _type(question: AnsweredQuestion, protocol: AnswerProtocol) -> str | None:

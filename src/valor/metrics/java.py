@@ -31,17 +31,22 @@ class JavaScores:
     """Why a metric is not there."""
 
 
-def java_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> JavaScores:
+def java_scores(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], *, asked: bool = True
+) -> JavaScores:
     """Score captions by METEOR and SPICE.
 
     Args:
         candidates: One caption per item.
         references: The reference captions of each item.
+        asked: Whether a user wants them; they take long.
 
     Returns:
         The scores of those that are there, and why others are absent.
     """
     found = JavaScores({}, {}, {})
+    if not asked:
+        return JavaScores({}, {}, dict.fromkeys(_NAMES, "not asked for; use --java"))
     if shutil.which("java") is None:
         return JavaScores({}, {}, dict.fromkeys(_NAMES, "no Java on the path"))
     if importlib.util.find_spec("pycocoevalcap") is None:

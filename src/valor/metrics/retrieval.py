@@ -6,6 +6,8 @@ the usual table in both directions; `expected_recall_at_k` scores pools in which
 several items equally well, as in the rendered world.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
@@ -164,9 +166,14 @@ def matrix_ranking(
             f"scores have {texts} rows and {media} columns, which does not fit "
             f"captions_per_item={captions_per_item}: rows must be columns x captions_per_item"
         )
-    owner = np.arange(texts) // captions_per_item
-    ranking = PairRanking(owner, scores[np.arange(texts), owner])
-    for first in range(0, texts, _ROWS_AT_ONCE):
+    return _ranking(scores, np.arange(texts) // captions_per_item)
+
+
+def _ranking(
+    scores: Float[np.ndarray, "texts media"], owner: Int[np.ndarray, " texts"]
+) -> PairRanking:
+    ranking = PairRanking(owner, scores[np.arange(len(owner)), owner])
+    for first in range(0, len(owner), _ROWS_AT_ONCE):
         ranking.count(scores[first : first + _ROWS_AT_ONCE], first_text=first, first_media=0)
     return ranking
 
@@ -241,8 +248,15 @@ def oracle_recall_at_k(fits: Bool[np.ndarray, "queries items"], k: int) -> float
     Raises:
         ValorError: If a query fits no item.
     """
-    num_fitting = _relevance(np.zeros(fits.shape), fits).sum(axis=1)
-    return float((np.minimum(num_fitting, k) / num_fitting).mean())
+    return float(possible_hits_at_k(fits, k).mean())
+
+
+def possible_hits_at_k(
+    fits: Bool[np.ndarray, "queries items"], k: int
+) -> Float[np.ndarray, " queries"]:
+    """Highest `expected_hits_at_k` of each query; errors as of `oracle_recall_at_k`."""
+    num_fitting = _relevance(np.zeros(fits.shape, np.float16), fits).sum(axis=1)
+    return np.minimum(num_fitting, k) / num_fitting
 
 
 def expected_r1(
@@ -279,6 +293,33 @@ def dual_softmax(
     logits = scale * scores
     weights = np.exp(logits - logits.max(axis=0))
     return scores * weights / weights.sum(axis=0)
+
+
+def dual_softmax_report(
+    scores: Float[np.ndarray, "texts media"],
+    owner: Int[np.ndarray, " texts"],
+    scale: float,
+    *,
+    ties: Ties = "pessimistic",
+) -> dict[str, Any]:
+    """Score a matrix after a dual softmax in each direction, marked as what it is.
+
+    Args:
+        scores: Similarity of every text with every media item.
+        owner: The item of each text.
+        scale: Of `dual_softmax`.
+        ties: Where the match stands among other items of equal score.
+
+    Returns:
+        Both directions as of `pair_report`, `scale`, and `uses_whole_query_set`, True.
+    """
+    texts, media = dual_softmax(scores, scale), dual_softmax(scores.T, scale).T
+    return {
+        "uses_whole_query_set": True,
+        "scale": scale,
+        "text_to_media": pair_report(_ranking(texts, owner), ties=ties)["text_to_media"],
+        "media_to_text": pair_report(_ranking(media, owner), ties=ties)["media_to_text"],
+    }
 
 
 def _relevance(

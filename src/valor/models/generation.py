@@ -66,18 +66,6 @@ class Generated:
     """How many tokens the sum runs over."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Word:
-    """The next token of every row."""
-
-    token_ids: Int[Tensor, " batch"]
-    """The end token once, then padding."""
-    log_probability: Float[Tensor, " batch"]
-    """0 for padding."""
-    in_text: Bool[Tensor, " batch"]
-    """False after a row's end."""
-
-
 def generate(
     decoder: Decoder,
     memory: Memory,
@@ -105,16 +93,10 @@ def generate(
         return beam_search(
             decoder, memory, group, special=special, question=question, config=config
         )
-    words = list(stream(decoder, memory, group, special=special, question=question, config=config))
-    ids = torch.stack([word.token_ids for word in words], dim=1)
-    return Generated(
-        token_ids=ids.masked_fill(ids == special.end, special.pad),
-        log_probability=torch.stack([word.log_probability for word in words]).sum(dim=0),
-        num_tokens=torch.stack([word.in_text for word in words]).sum(dim=0),
-    )
+    *_, whole = stream(decoder, memory, group, special=special, question=question, config=config)
+    return whole
 
 
-@torch.no_grad()
 def stream(
     decoder: Decoder,
     memory: Memory,
@@ -123,8 +105,8 @@ def stream(
     special: SpecialIds,
     question: TextBatch | None = None,
     config: GenerationConfig | None = None,
-) -> Iterator[Word]:
-    """Generate texts and hand out every word as soon as it is known.
+) -> Iterator[Generated]:
+    """Generate texts and hand out what is written after every word; arguments as of `generate`.
 
     Args:
         decoder: In evaluation mode.
@@ -132,24 +114,32 @@ def stream(
         group: The modalities to look at.
         special: The tokenizer's special ids.
         question: One per row, which the text answers; None asks for captions.
-        config: How words are chosen; beams are not for streaming and are not used.
+        config: How words are chosen.
 
     Yields:
-        The next word of each row, until all rows have ended.
+        The text of each row so far, until all have ended; the last is what `generate` returns. Of
+        several beams it is the best one's, so that words may still change.
     """
     config = config or GenerationConfig()
+    if config.num_beams > 1:
+        for beams in _search(decoder, memory, group, special, question, config):
+            yield beams.best(special)
+        return
     writer = _Writer(decoder, memory, group, special, question, config)
-    token = torch.full((memory.num_rows,), special.start, device=writer.cache.valid.device)
+    token = torch.full((memory.num_rows,), special.start, device=decoder.bias.device)
+    ids, num_tokens = token[:, None][:, :0], torch.zeros_like(token)
     in_text = torch.ones_like(token, dtype=torch.bool)
+    total = torch.zeros_like(token, dtype=torch.float32)
     for _ in range(config.max_tokens):
         log_probability = writer.next(token)
         token = _choose(log_probability, config)
         chosen = log_probability.gather(1, token[:, None])[:, 0]
-        token = token.masked_fill(~in_text, special.pad)
-        yield Word(
-            token_ids=token, log_probability=chosen.masked_fill(~in_text, 0.0), in_text=in_text
-        )
+        total = total + chosen.masked_fill(~in_text, 0.0)
+        num_tokens = num_tokens + in_text
         in_text = in_text & (token != special.end)
+        token = token.masked_fill(~in_text, special.pad)
+        ids = torch.cat([ids, token[:, None]], dim=1)
+        yield Generated(token_ids=ids, log_probability=total, num_tokens=num_tokens)
         if not bool(in_text.any()):
             return
 
@@ -188,8 +178,17 @@ class _Beams:
             *(part.gather(1, beam) for part in parts),
         )
 
+    def best(self, special: SpecialIds) -> Generated:
+        """The most probable text of every row."""
+        best = self.select(self.score.argmax(dim=1, keepdim=True))
+        ids = best.token_ids[:, 0]
+        return Generated(
+            token_ids=ids.masked_fill(ids == special.end, special.pad),
+            log_probability=best.score[:, 0],
+            num_tokens=best.num_tokens[:, 0],
+        )
 
-@torch.no_grad()
+
 def beam_search(
     decoder: Decoder,
     memory: Memory,
@@ -204,6 +203,19 @@ def beam_search(
     A beam that has ended keeps its score, and the best sum of log-probabilities wins, without any
     normalisation for length, as upstream.
     """
+    *_, last = _search(decoder, memory, group, special, question, config)
+    return last.best(special)
+
+
+def _search(
+    decoder: Decoder,
+    memory: Memory,
+    group: Modality,
+    special: SpecialIds,
+    question: TextBatch | None,
+    config: GenerationConfig,
+) -> Iterator[_Beams]:
+    """The beams after every word."""
     num_beams = config.num_beams
     writer = _Writer(decoder, memory, group, special, question, config)
     start = torch.full((memory.num_rows,), special.start, device=decoder.bias.device)
@@ -216,19 +228,14 @@ def beam_search(
     )
     writer.cache = writer.cache.repeat(num_beams)
     first = torch.arange(0, token.numel(), num_beams, device=token.device)[:, None]
+    yield beams
     for _ in range(config.max_tokens - 1):
         if bool(beams.finished.all()):
-            break
+            return
         log_probability = writer.next(beams.token_ids[:, :, -1].flatten())
         beams, beam = _extend(beams, log_probability.unflatten(0, (-1, num_beams)), special)
         writer.cache.reorder((first + beam).flatten(), first=writer.num_before)
-    best = beams.select(beams.score.argmax(dim=1, keepdim=True))
-    ids = best.token_ids[:, 0]
-    return Generated(
-        token_ids=ids.masked_fill(ids == special.end, special.pad),
-        log_probability=best.score[:, 0],
-        num_tokens=best.num_tokens[:, 0],
-    )
+        yield beams
 
 
 def _extend(
@@ -256,6 +263,7 @@ def _extend(
 class _Writer:
     """The texts so far, as keys and values; one row per text of the batch, or `[batch, beams]`."""
 
+    @torch.no_grad()
     def __init__(
         self,
         decoder: Decoder,
@@ -281,6 +289,7 @@ class _Writer:
             cache.num_kept = self.num_before
         self.cache: TextCache = cache
 
+    @torch.no_grad()
     def next(self, token: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Take one token and return the log-probability of every word as the one after it."""
         cache, text = self.cache, self.decoder.text

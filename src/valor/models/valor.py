@@ -7,7 +7,7 @@ Source: VALOR (arXiv 2304.08345) 3.2.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,7 +33,7 @@ from valor.models.encoding import (
     vision_encoder,
 )
 from valor.models.fusion import AlignmentHead, CoarseFusion
-from valor.models.generation import Generated, GenerationConfig, generate
+from valor.models.generation import Generated, GenerationConfig, generate, stream
 from valor.processing.processor import ProcessorConfig
 from valor.types import (
     AUDIOVISUAL,
@@ -290,6 +290,21 @@ class Valor(nn.Module):
         """Generate a text per row about its media; arguments as of `generate`."""
         memory = self.remember(outputs)
         return generate(
+            self.decoder, memory, group, special=special, question=question, config=config
+        )
+
+    def stream(
+        self,
+        outputs: dict[Modality, EncoderOutput],
+        group: Modality,
+        *,
+        special: SpecialIds,
+        question: TextBatch | None = None,
+        config: GenerationConfig,
+    ) -> Iterator[Generated]:
+        """The same, handed out after every word."""
+        memory = self.remember(outputs)
+        return stream(
             self.decoder, memory, group, special=special, question=question, config=config
         )
 

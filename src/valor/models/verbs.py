@@ -4,16 +4,18 @@ A recording is cut into segments; each is used with the modalities that it has, 
 says which those were.
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from valor.errors import MediaError, ModelError
 from valor.media.probe import probe
-from valor.media.segments import cut
+from valor.media.segments import DecodePlan, cut, decode_segment, decode_segments
 from valor.models.fusion import join, pooled, similarity
 from valor.types import AUDIOVISUAL, Answer, Caption, Describer, Embedder, Modality, Segment
 
@@ -28,7 +30,11 @@ class FileVerbs(ABC):
     def segment_s(self) -> float:
         """The length of recording to look at in one go."""
 
+    @property
     @abstractmethod
+    def plan(self) -> DecodePlan:
+        """How densely this model reads recordings."""
+
     def read(
         self,
         path: str,
@@ -38,6 +44,8 @@ class FileVerbs(ABC):
         keyframes_only: bool = False,
     ) -> Segment:
         """Decode a stretch of a file as this model wants it; raises `MediaError`."""
+        plan = replace(self.plan, keyframes_only=keyframes_only)
+        return decode_segment(path, plan, start_s=start_s, end_s=end_s)
 
     def caption(self, path: str | Path, *, using: Modality = AUDIOVISUAL) -> Caption:
         """Describe a file.
@@ -120,9 +128,43 @@ class FileVerbs(ABC):
     def _parts(self, path: str | Path) -> Iterator[list[Segment]]:
         """Read a file segment by segment, some at a time."""
         stretches = cut(probe(str(path)).duration_s, segment_s=self.segment_s)
-        for first in range(0, len(stretches), _SEGMENTS_AT_ONCE):
-            some = stretches[first : first + _SEGMENTS_AT_ONCE]
-            yield [self.read(str(path), start_s=start, end_s=end) for start, end in some]
+        segments = read_in_order(self, str(path), stretches)
+        while some := list(itertools.islice(segments, _SEGMENTS_AT_ONCE)):
+            yield some
+
+
+def read_in_order(
+    model: Embedder | Describer,
+    path: str,
+    stretches: Sequence[tuple[float, float]],
+    *,
+    keyframes_only: bool = False,
+) -> Iterator[Segment]:
+    """Decode stretches of a file as a model wants them, in one pass if it says how by `plan`.
+
+    Args:
+        model: Any; one without a plan reads each stretch by itself.
+        path: A local file.
+        stretches: Begin and end of each in seconds, in time order, as `cut` gives them.
+        keyframes_only: True looks at no other frames of a video.
+
+    Yields:
+        One segment for each stretch; `MediaError` is raised when the broken one is due.
+    """
+    plan = plan_of(model)
+    if plan is not None:
+        plan = replace(plan, keyframes_only=keyframes_only)
+        yield from decode_segments(path, plan, stretches)
+        return
+    for start_s, end_s in stretches:
+        # A still image is planned as 0 to 0, which is all of it and no empty stretch.
+        end = end_s if end_s > start_s else None
+        yield model.read(path, start_s=start_s, end_s=end, keyframes_only=keyframes_only)
+
+
+def plan_of(model: object) -> DecodePlan | None:
+    """How densely a model reads; None if only its `read` knows. Equal plans read the same."""
+    return getattr(model, "plan", None)
 
 
 def fit(

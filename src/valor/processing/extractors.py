@@ -98,6 +98,11 @@ class WaveformConfig:
         """Samples of a window."""
         return self.step_samples * self.steps_per_window
 
+    @property
+    def window_s(self) -> float:
+        """Length of a window."""
+        return self.hops_per_window / self.sample_rate_hz
+
 
 def waveform_windows(
     waveform: Float[Tensor, " samples"], config: WaveformConfig

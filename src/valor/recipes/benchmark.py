@@ -3,23 +3,26 @@
 Entry points: `evaluate_protocol`, `comparison`, `reproduce`.
 """
 
-import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from valor.config import evolve, to_dict
-from valor.data.manifest import Record, TaggedText, read_manifest, write_manifest
+from valor.data.manifest import Record, read_manifest, write_manifest
 from valor.data.sources.formats import import_records
 from valor.errors import ConfigError, UsageError
-from valor.evaluation.report import write_report
-from valor.evaluation.run import EvaluatedModel, add_reranked, collect, evaluate
+from valor.evaluation.items import Items
+from valor.evaluation.meters import process_group
+from valor.evaluation.options import Options
+from valor.evaluation.predictions import write_json
+from valor.evaluation.run import EvaluatedModel, collect, evaluate
 from valor.inference import DescribingModel, load
+from valor.metrics.answer_protocols import find_answer_protocol
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.protocols import Protocol, Published, Sampling
 from valor.recipes.demo import protocol as how_measured
+from valor.recipes.demo import write_evaluation
 from valor.training.monitor import Report, silent
 from valor.types import (
     Answer,
@@ -143,39 +146,37 @@ def evaluate_protocol(
     data: Path,
     out: Path,
     *,
+    options: Options | None = None,
     split: str | None = None,
-    rerank: int | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Evaluate a model as a benchmark asks for and write `report.json` and `report.html`.
+    """Evaluate a model as a benchmark asks for, and write what `evaluate_into` writes.
 
     Args:
         model: What to evaluate.
         protocol: The benchmark.
         data: Manifest.
-        out: Folder for both.
+        out: Folder for all.
+        options: What is measured; None takes the protocol's, see `options_of`.
         split: Of the manifest; None takes the protocol's.
-        rerank: Recordings of each text that the matching head orders again.
         report: Told about progress.
 
     Returns:
         The content of `report.json`: of each group that the protocol has, the task's figures; and
-        under `published` what others stated. Coverage counts what the benchmark has in all.
+        under `published` what others stated. Coverage counts what the benchmark has in all. Empty
+        in all processes of `torchrun` but the first.
     """
-    split = split or protocol.split
+    split, options = split or protocol.split, options or options_of(protocol)
     records = [_asked(record, protocol) for record in read_manifest(data, split=split)]
     if not records:
         raise ConfigError(f"{data}: no record of split {split!r}, which {protocol.name} measures")
     used = following(model, protocol)
-    outputs = collect(used, records, progress=lambda *done: report("evaluate", *done))
-    figures = evaluate(used, records, outputs)
-    labels = {group.label for group in protocol.groups}
-    for task in _METRICS:
-        kept = figures.pop(task) if task == protocol.task else {}
-        figures[task] = {label: row for label, row in kept.items() if label in labels}
-    figures["pairs"] = {}
-    if rerank:
-        add_reranked(figures, used, outputs, rerank)
+    with process_group() as is_first:
+        outputs = collect(used, records, progress=lambda *done: report("evaluate", *done))
+    if not is_first:
+        return {}
+    items: Items = {}
+    figures = evaluate(used, records, outputs, options=options, items=items)
     num_asked = max(len(records), protocol.num_test or 0)
     figures["data"] |= {
         "coverage": len(outputs.records) / num_asked,
@@ -184,21 +185,26 @@ def evaluate_protocol(
     }
     figures["protocol"] = {"name": protocol.name, **how_measured(seed=0, seconds={})}
     figures["published"] = [to_dict(row) for row in protocol.published]
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / "report.json", figures)
-    write_report(out / "report.html", figures, title=f"VALOR on {protocol.name}")
+    title = f"VALOR on {protocol.name}"
+    write_evaluation(out, used, figures, outputs, options, items, title=title)
     return figures
 
 
+def options_of(protocol: Protocol) -> Options:
+    """What a protocol measures: its groups, captions of each record, and its answers' scores."""
+    return Options(
+        groups=protocol.groups,
+        captions_per_item=protocol.captions_per_item,
+        pairs=(),
+        answers=find_answer_protocol(protocol.answers),
+    )
+
+
 def _asked(record: Record, protocol: Protocol) -> Record:
-    """A record with the texts that a protocol asks for: so many captions about each group."""
+    """A record with the texts that a protocol is about."""
     if protocol.task == "answering":
         return replace(record, captions=())
-    alike: dict[Modality, list[TaggedText]] = defaultdict(list)
-    for caption in record.captions:
-        alike[caption.about].append(caption)
-    kept = [text for texts in alike.values() for text in texts[: protocol.captions_per_item]]
-    return replace(record, captions=tuple(kept), questions=())
+    return replace(record, questions=())
 
 
 def _not_found(data: Path) -> list[str]:
@@ -308,7 +314,7 @@ def reproduce(
         and all(abs(row["difference"]) <= tolerance for row in differences),
         "how": figures["protocol"],
     }
-    _write_json(out / "result.json", result)
+    write_json(out / "result.json", result)
     return result
 
 
@@ -335,9 +341,3 @@ def _differences(ours: Sequence[Published], wanted: Sequence[Published]) -> list
         for name, figure in row.figures.items()
         if name in by_group.get(row.group, {})
     ]
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)

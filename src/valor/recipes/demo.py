@@ -20,9 +20,10 @@ from valor.data.manifest import Record, read_manifest
 from valor.data.world.render import World, render_world
 from valor.evaluation.items import Items, intervals, worst
 from valor.evaluation.meters import process_group
+from valor.evaluation.options import PLAIN, Options
 from valor.evaluation.predictions import write_json, write_predictions
 from valor.evaluation.report import Example, SearchExample, write_report
-from valor.evaluation.run import EvaluatedModel, Outputs, add_reranked, collect, evaluate
+from valor.evaluation.run import EvaluatedModel, Outputs, collect, evaluate
 from valor.evaluation.world import add_truth, read_truth
 from valor.inference import load
 from valor.media.preview import spectrogram_png, thumbnail
@@ -103,7 +104,7 @@ def evaluate_into(
     *,
     split: str,
     metrics: Mapping[str, Callable[[Outputs], Any]] | None = None,
-    rerank: int | None = None,
+    options: Options = PLAIN,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Evaluate a model on a manifest and write `report.json` and `report.html`.
@@ -117,7 +118,7 @@ def evaluate_into(
         data: Manifest, or folder of a rendered world.
         split: Which records are used.
         metrics: More of them by name, computed from everything that the model said.
-        rerank: Recordings of each text that the matching head orders again.
+        options: What is measured where there is a choice.
         report: Told about progress.
 
     Returns:
@@ -129,22 +130,43 @@ def evaluate_into(
         if not is_first:
             return {}
         items: Items = {}
-        figures = measure(
-            model, records, outputs, data if data.is_dir() else data.parent, items=items
-        )
-        if rerank:
-            add_reranked(figures, model, outputs, rerank)
+        folder = data if data.is_dir() else data.parent
+        figures = measure(model, records, outputs, folder, options=options, items=items)
         if metrics:
             figures["metrics"] = {name: metric(outputs) for name, metric in metrics.items()}
-        figures["intervals"] = intervals(items)
         figures["protocol"] = protocol(seed=0, seconds={})
-        shown = _examples(model, outputs, _random_rows(outputs, np.random.default_rng(0)))
-        failed = worst(outputs, items, limit=_NUM_EXAMPLES)
-        failures = _examples(model, outputs, list(failed), notes=failed)
-        _write(out, figures, shown, [], failures=failures)
-        write_json(out / "items.json", items)
-        write_predictions(out / "predictions", model, outputs)
+        write_evaluation(out, model, figures, outputs, options, items)
         return figures
+
+
+def write_evaluation(
+    out: Path,
+    model: EvaluatedModel,
+    figures: dict[str, Any],
+    outputs: Outputs,
+    options: Options,
+    items: Items,
+    *,
+    title: str = "VALOR report",
+) -> None:
+    """Write the report, its page, `items.json` and `predictions/`.
+
+    Args:
+        out: Folder for all; made if needed.
+        model: That was measured.
+        figures: The content of `report.json`; gets `intervals`.
+        outputs: What the model said.
+        options: What was measured.
+        items: Values of single items.
+        title: Of the page.
+    """
+    figures["intervals"] = intervals(items)
+    shown = _examples(model, outputs, _random_rows(outputs, np.random.default_rng(0)))
+    failed = worst(outputs, items, limit=_NUM_EXAMPLES)
+    failures = _examples(model, outputs, list(failed), notes=failed)
+    _write(out, figures, shown, [], failures=failures, title=title)
+    write_json(out / "items.json", items)
+    write_predictions(out / "predictions", model, outputs, options)
 
 
 def measure(
@@ -153,13 +175,15 @@ def measure(
     outputs: Outputs,
     folder: Path,
     *,
+    options: Options = PLAIN,
     items: Items | None = None,
 ) -> dict[str, Any]:
     """Compute all figures, with the truth of a rendered world where there is one."""
-    figures = evaluate(model, records, outputs, items=items)
+    figures = evaluate(model, records, outputs, options=options, items=items)
     truth = read_truth(folder)
     if truth is not None:
-        add_truth(figures, model, outputs, truth, items=items)
+        num = options.captions_per_item
+        add_truth(figures, model, outputs, truth, captions_per_item=num, items=items)
     return figures
 
 
@@ -181,6 +205,7 @@ def _write(
     examples: Sequence[Example],
     searches: Sequence[SearchExample],
     failures: Sequence[Example] = (),
+    title: str = "VALOR report",
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "report.json", figures)
@@ -192,6 +217,7 @@ def _write(
         examples=examples,
         failures=failures,
         searches=searches,
+        title=title,
     )
 
 

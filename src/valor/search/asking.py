@@ -10,7 +10,8 @@ from torch import Tensor
 
 from valor.errors import MediaError, UsageError
 from valor.models.fusion import join, token_weights
-from valor.search.ingest import plan, read
+from valor.models.verbs import read_in_order
+from valor.search.ingest import plan
 from valor.search.words import words_of
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
 
@@ -100,7 +101,7 @@ def _of_file(embedder: Embedder, name: str, wanted: Modality) -> Embeddings:
     path, at_s = _place_of(name)
     stretches = plan(path, segment_s=embedder.segment_s)
     start_s, end_s = next((part for part in stretches if at_s < part[1]), stretches[-1])
-    segment = read(embedder, path, start_s=start_s, end_s=end_s)
+    (segment,) = read_in_order(embedder, path, [(start_s, end_s)])
     media = embedder.embed_media([segment])
     usable = {m: part for m, part in media.items() if m in wanted and part.present.all()}
     if not usable:

@@ -1,8 +1,9 @@
 """From files to committed segments, in bounded memory whatever the length of a recording.
 
-Segments of all files form one stream: a few threads decode ahead, the model embeds them in batches
-that cross file borders, and what is finished is committed every few seconds. A file that cannot be
-read is reported and remembered; it never stops the others.
+Segments of all files form one stream: a few threads decode ahead, each a long recording's runs of
+segments in one pass; the model embeds them in batches that cross file borders, and what is finished
+is committed every few seconds. A file that cannot be read is reported and remembered; it never
+stops the others.
 """
 
 import itertools
@@ -11,7 +12,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -22,6 +23,7 @@ from valor.data.sources.media import is_media
 from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.media.segments import cut
+from valor.models.verbs import plan_of, read_in_order
 from valor.search.tables import FileRow, parse_modalities, segment_table
 from valor.search.tracks import read_subtitles, sidecar_of, words_between
 from valor.types import Describer, Embedder, Modality, Segment
@@ -114,18 +116,15 @@ def metadata_text(values: Mapping[str, str]) -> str | None:
     return " ".join(sorted(pairs)) or None
 
 
-def read(
-    model: Embedder | Describer,
-    path: str,
-    *,
-    start_s: float,
-    end_s: float,
-    keyframes_only: bool = False,
-) -> Segment:
-    """Decode one planned segment; raises `MediaError`."""
-    # A still image is planned as 0 to 0, which is all of it and no empty stretch.
-    end = end_s if end_s > start_s else None
-    return model.read(path, start_s=start_s, end_s=end, keyframes_only=keyframes_only)
+def _read_alike(embedder: Embedder, describer: Describer) -> bool:
+    """True if one reading serves both."""
+    plan = plan_of(embedder)
+    return describer is embedder or (plan is not None and plan == plan_of(describer))
+
+
+def _run_segments() -> int:
+    """As many that all threads have a run to read while a batch is embedded."""
+    return max(1, 2 * BATCH_SEGMENTS // max(2, _READ_THREADS))
 
 
 class _File:
@@ -169,8 +168,42 @@ class _Stretch:
         return self.done_fraction == 1
 
 
-_Reading = tuple[_Stretch, Future[tuple[Segment, Segment]]]
-"""A stretch as the embedder wants it, and as the describer does."""
+_Read = tuple[Segment, ...]
+"""A stretch as the embedder wants it, and as the describer does where that is another way."""
+
+_Reading = tuple[_Stretch, _Read | MediaError]
+
+
+class _Lane:
+    """Some runs of a file's stretches, which are read in one pass, one run after the other."""
+
+    def __init__(self, segments: Iterator[_Read]) -> None:
+        self._segments = segments
+        self._before: Future[list[_Reading]] | None = None
+
+    def read(self, pool: ThreadPoolExecutor, run: Sequence[_Stretch]) -> Future[list[_Reading]]:
+        """Read the next run, as soon as the one before it is there."""
+        self._before = pool.submit(self._read, run, self._before)
+        return self._before
+
+    def _read(
+        self, run: Sequence[_Stretch], before: Future[list[_Reading]] | None
+    ) -> list[_Reading]:
+        if before is not None:
+            wait([before])
+        readings: list[_Reading] = []
+        for stretch in run:
+            if stretch.file.is_bad:
+                break
+            try:
+                pair = next(self._segments, None)
+            except MediaError as error:
+                readings.append((stretch, error))
+                break
+            if pair is None:  # The pass broke off in a run before.
+                break
+            readings.append((stretch, pair))
+        return readings
 
 
 class Ingest:
@@ -203,6 +236,9 @@ class Ingest:
         self._tables = tables
         self._embedder = embedder
         self._describer = describer
+        self._readers = [embedder]
+        if describer is not None and not _read_alike(embedder, describer):
+            self._readers.append(describer)
         self._keyframes_only = keyframes_only
         self._progress = progress
         self._num_files = 0
@@ -213,12 +249,19 @@ class Ingest:
         self._files: list[FileRow] = []
         self._committed_at_s = time.monotonic()
 
-    def run(self, paths: Sequence[str], known: Mapping[str, FileRow]) -> AddReport:
+    def run(
+        self,
+        paths: Sequence[str],
+        known: Mapping[str, FileRow],
+        *,
+        max_segments: int | None = None,
+    ) -> AddReport:
         """Add the files that are not known or have changed.
 
         Args:
             paths: Absolute paths.
             known: The rows of the files that the library has.
+            max_segments: Read no more of each file, to see what it would cost.
 
         Returns:
             What was done.
@@ -226,7 +269,7 @@ class Ingest:
         self._num_files = len(paths)
         pool = ThreadPoolExecutor(_READ_THREADS)
         try:
-            reading = self._read_ahead(pool, self._stretches(paths, known))
+            reading = self._read_ahead(pool, self._runs(paths, known, max_segments))
             while batch := list(itertools.islice(reading, BATCH_SEGMENTS)):
                 self._embed(batch)
                 since_s = time.monotonic() - self._committed_at_s
@@ -244,7 +287,9 @@ class Ingest:
             seconds_of_media=self._seconds_of_media,
         )
 
-    def _stretches(self, paths: Sequence[str], known: Mapping[str, FileRow]) -> Iterator[_Stretch]:
+    def _runs(
+        self, paths: Sequence[str], known: Mapping[str, FileRow], max_segments: int | None
+    ) -> Iterator[tuple[_Lane, list[_Stretch]]]:
         """Plan the work, lazily: what is not asked for yet costs no memory."""
         for place, path in enumerate(paths):
             try:
@@ -261,11 +306,18 @@ class Ingest:
                 self._fail(file, error)
                 continue
             file.metadata = metadata_text({**info.tags, **self._metadata})
-            stretches = cut(info.duration_s, segment_s=self._embedder.segment_s)
-            for number, (start_s, end_s) in enumerate(stretches, start=1):
+            parts = cut(info.duration_s, segment_s=self._embedder.segment_s)[:max_segments]
+            stretches = [
+                _Stretch(file, start_s, end_s, number / len(parts))
+                for number, (start_s, end_s) in enumerate(parts, start=1)
+            ]
+            starts = range(0, len(stretches), _run_segments())
+            runs = [stretches[start : start + _run_segments()] for start in starts]
+            lanes = [self._lane(path, runs[lane::_READ_THREADS]) for lane in range(_READ_THREADS)]
+            for lane, run in zip(itertools.cycle(lanes), runs, strict=False):
                 if file.is_bad:
                     break
-                yield _Stretch(file, start_s, end_s, number / len(stretches))
+                yield lane, run
 
     def _skip(self, row: FileRow) -> None:
         if row.status == "ok":
@@ -273,38 +325,38 @@ class Ingest:
         else:
             self._bad.append(BadFile(row.path, row.reason, row.detail))
 
-    def _read_ahead(
-        self, pool: ThreadPoolExecutor, stretches: Iterator[_Stretch]
-    ) -> Iterator[_Reading]:
-        """Decode up to a batch in advance, so that it overlaps with embedding."""
-        ahead: deque[_Reading] = deque()
-        for stretch in stretches:
-            ahead.append((stretch, pool.submit(self._read, stretch)))
-            if len(ahead) > BATCH_SEGMENTS:
-                yield ahead.popleft()
-        yield from ahead
+    def _lane(self, path: str, runs: Sequence[Sequence[_Stretch]]) -> _Lane:
+        places = [(s.start_s, s.end_s) for run in runs for s in run]
+        segments, *described = (
+            read_in_order(model, path, places, keyframes_only=self._keyframes_only)
+            for model in self._readers
+        )
+        return _Lane(zip(segments, *described, strict=True))
 
-    def _read(self, stretch: _Stretch) -> tuple[Segment, Segment]:
-        path, start_s, end_s = stretch.file.row.path, stretch.start_s, stretch.end_s
-        segments = [
-            read(model, path, start_s=start_s, end_s=end_s, keyframes_only=self._keyframes_only)
-            for model in (self._embedder, self._describer)
-            if model is not None
-        ]
-        return segments[0], segments[-1]
+    def _read_ahead(
+        self, pool: ThreadPoolExecutor, runs: Iterator[tuple[_Lane, list[_Stretch]]]
+    ) -> Iterator[_Reading]:
+        """Decode up to two batches in advance, so that it overlaps with embedding."""
+        ahead: deque[tuple[int, Future[list[_Reading]]]] = deque()
+        for lane, run in runs:
+            ahead.append((len(run), lane.read(pool, run)))
+            while sum(size for size, _ in ahead) > 2 * BATCH_SEGMENTS:
+                yield from ahead.popleft()[1].result()
+        for _, future in ahead:
+            yield from future.result()
 
     def _embed(self, batch: Sequence[_Reading]) -> None:
         stretches: list[_Stretch] = []
-        segments: list[tuple[Segment, Segment]] = []
-        for stretch, reading in batch:
-            try:
-                segments.append(reading.result())
+        segments: list[_Read] = []
+        for stretch, found in batch:
+            if isinstance(found, MediaError):
+                self._fail(stretch.file, found)
+            else:
+                segments.append(found)
                 stretches.append(stretch)
-            except MediaError as error:
-                self._fail(stretch.file, error)
         if segments:
-            captions = self._captions([segment for _, segment in segments])
-            self._collect(stretches, [segment for segment, _ in segments], captions)
+            captions = self._captions([pair[-1] for pair in segments])
+            self._collect(stretches, [pair[0] for pair in segments], captions)
         for stretch in stretches:
             if stretch.is_last and not stretch.file.is_bad:
                 self._finish(stretch.file)

@@ -351,7 +351,7 @@ class Library:
         groups = query.groups if weights is None else tuple(weights)
         sampled = [score(block, query, groups) for block in sample]
         balanced = balance(sampled, weights)
-        blocks = candidates(self._tables, sample, sampled, query, balanced, where)
+        blocks = candidates(self._tables, sample, sampled, query, balanced, where, limit=limit)
         scores = [score(block, query, balanced.weights) for block in blocks]
         return best_of(blocks, scores, query, balanced, limit=limit)
 

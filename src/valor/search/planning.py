@@ -1,20 +1,28 @@
 """What indexing a collection will cost, measured on some of it before anything is written."""
 
+import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from valor.errors import MediaError
 from valor.media.probe import probe
-from valor.search.ingest import BATCH_SEGMENTS, find_files, plan, read
-from valor.search.tables import INDEXED, segment_table
-from valor.types import Describer, Embedder, Segment
+from valor.media.segments import cut
+from valor.search.ingest import Ingest, find_files
+from valor.search.tables import FileRow
+from valor.types import Describer, Embedder
 
 _PROBED_FILES = 200
 """More are taken to be as long as these on average."""
 _GRAPH_BYTES = 160
 """Of the index for each segment, beside one byte for each pooled number."""
+_WARM_COMMITS = 3
+"""With so many, what comes before the first one does not count."""
+_FILE_SEGMENTS, _ALL_SEGMENTS = 32, 4096
+"""At least so many are read of each file in turn; of few files more, up to so many in all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,76 +64,86 @@ def estimate(
     """
     files = find_files(paths)
     some = random.Random(0).sample(files, min(_PROBED_FILES, len(files)))
-    stretches, duration_s = _stretches(some, embedder.segment_s)
-    if not stretches:
+    num_probed, duration_s = _probed(some, embedder.segment_s)
+    if not num_probed:
         raise MediaError(str(paths[0]), "empty", "no media that can be read; name another folder")
     scale = len(files) / len(some)
     share_s = seconds / (1 if describer is None else 2)
-    num_bytes: list[float] = []
-
-    def embed(segments: list[Segment]) -> None:
-        if media := embedder.embed_media(segments):
-            rows = [{"key": 0, "path": s.path, "start_s": 0.0, "end_s": 0.0} for s in segments]
-            pooled_dim = len(INDEXED) * next(iter(media.values())).vectors.shape[2]
-            stored = segment_table(rows, media).nbytes / len(segments)
-            num_bytes.append(stored + pooled_dim + _GRAPH_BYTES)
-
-    embed_s = _seconds_each(embedder, embed, stretches, share_s)
-    caption_s = None
+    embedding = _measured(some, embedder, None, share_s)
+    embed_s, caption_s = embedding.seconds_each, None
     if describer is not None:
-        caption_s = _seconds_each(describer, describer.describe, stretches, share_s)
-    num_segments, media_hours = round(len(stretches) * scale), duration_s * scale / 3600
+        both_s = _measured(some, embedder, describer, share_s).seconds_each
+        caption_s = max(0.0, both_s - embed_s)
+    num_segments, media_hours = round(num_probed * scale), duration_s * scale / 3600
     embed_hours = embed_s * num_segments / 3600
     caption_hours = None if caption_s is None else caption_s * num_segments / 3600
     return Cost(
         num_files=len(files),
         hours_of_media=media_hours,
         num_segments=num_segments,
-        gigabytes=num_segments * sum(num_bytes) / max(1, len(num_bytes)) / 1e9,
+        gigabytes=num_segments * embedding.bytes_each / 1e9,
         embed_hours=embed_hours,
         embed_media_hours_per_hour=media_hours / embed_hours,
         caption_hours=caption_hours,
-        caption_media_hours_per_hour=caption_hours and media_hours / caption_hours,
+        caption_media_hours_per_hour=media_hours / caption_hours if caption_hours else None,
     )
 
 
-def _stretches(
-    files: Sequence[str], segment_s: float
-) -> tuple[list[tuple[str, float, float]], float]:
-    """The segments of files in a random order, and how long all that can be read lasts."""
-    stretches: list[tuple[str, float, float]] = []
-    total_s = 0.0
+def _probed(files: Sequence[str], segment_s: float) -> tuple[int, float]:
+    """How many segments files have, and how long all that can be read lasts."""
+    num, total_s = 0, 0.0
     for path in files:
         try:
-            total_s += probe(path).duration_s
-            stretches += [(path, *part) for part in plan(path, segment_s=segment_s)]
+            length_s = probe(path).duration_s
         except MediaError:
             continue
-    random.Random(0).shuffle(stretches)
-    return stretches, total_s
+        num += len(cut(length_s, segment_s=segment_s))
+        total_s += length_s
+    return num, total_s
 
 
-def _seconds_each(
-    model: Embedder | Describer,
-    work: Callable[[list[Segment]], object],
-    stretches: Sequence[tuple[str, float, float]],
-    seconds: float,
-) -> float:
-    """Decode and work on batches until the time is over; the first one only warms up."""
-    num, start = 0, time.perf_counter()
-    for first in range(0, len(stretches), BATCH_SEGMENTS):
-        segments = []
-        for path, start_s, end_s in stretches[first : first + BATCH_SEGMENTS]:
-            try:
-                segments.append(read(model, path, start_s=start_s, end_s=end_s))
-            except MediaError:
-                continue
-        if segments:
-            work(segments)
-        num += BATCH_SEGMENTS
-        elapsed = time.perf_counter() - start
-        if elapsed > seconds:
-            break
-        if first == 0 and len(stretches) > BATCH_SEGMENTS:
-            num, start = 0, time.perf_counter()
-    return (time.perf_counter() - start) / max(1, min(num, len(stretches)))
+class _EnoughError(Exception):
+    """Ends an ingest that has run for long enough."""
+
+
+class _Measured:
+    """Takes what an ingest would commit, counts it and drops it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end_s = time.perf_counter() + seconds
+        self._seen = [(time.perf_counter(), 0)]
+        self._num_bytes = 0.0
+
+    def commit(self, segments: Sequence[pa.Table], files: Sequence[FileRow]) -> None:
+        now_s, num = time.perf_counter(), self._seen[-1][1]
+        for table in segments:
+            indexed_bytes = table.schema.field("pooled").type.list_size + _GRAPH_BYTES
+            self._num_bytes += table.nbytes + len(table) * indexed_bytes
+        self._seen.append((now_s, num + sum(map(len, segments))))
+        if now_s > self._end_s:
+            raise _EnoughError
+
+    @property
+    def bytes_each(self) -> float:
+        """Of a segment in the library, with its place in the index."""
+        return self._num_bytes / max(1, self._seen[-1][1])
+
+    @property
+    def seconds_each(self) -> float:
+        """Of a segment; the first commit only warms up, if there are enough others."""
+        (start_s, before), (end_s, num) = (
+            self._seen[len(self._seen) > _WARM_COMMITS],
+            self._seen[-1],
+        )
+        return (end_s - start_s) / max(1, num - before)
+
+
+def _measured(
+    files: Sequence[str], embedder: Embedder, describer: Describer | None, seconds: float
+) -> _Measured:
+    """Ingest the beginnings of files into nothing until the time is over."""
+    measured = _Measured(seconds)
+    most = max(_FILE_SEGMENTS, _ALL_SEGMENTS // len(files))
+    with contextlib.suppress(_EnoughError):
+        Ingest(measured, embedder, describer, progress=None).run(files, {}, max_segments=most)
+    return measured

@@ -23,11 +23,13 @@ from valor.types import AUDIOVISUAL, Embeddings, Modality
 
 CACHE_BYTES = 2 << 30
 """Larger libraries are read from disk again by every exact query."""
-SAMPLE_SEGMENTS = 1024
-_PROBES = 4
+SAMPLE_SEGMENTS = 512
+_PROBES = 3
 """Linear functions that the index is asked about at once."""
-_NUM_CANDIDATES = 256
+_NUM_CANDIDATES = 128
 """Shared by them; the one of the best segment found comes last, if it is a new one."""
+_PER_HIT = 4
+"""Candidates for every hit asked for, if that is more."""
 _ALIKE = 0.98
 """Cosine of linear functions above which one of them is enough."""
 _TIE = 1e-6
@@ -44,16 +46,16 @@ class Block:
     rows: pa.RecordBatch
     """What describes them."""
     media: dict[Modality, Embeddings]
-    """In float16 or float32, by single modality and by groups that the model fuses itself; what no
-    segment has is left out."""
+    """In float16, by single modality and by groups that the model fuses itself; what no segment has
+    is left out."""
+    kept: dict[Modality, Embeddings] | None = None
+    """By group, what `joined` gave, for a block that every query is compared with."""
 
     @classmethod
-    def of(cls, batch: pa.RecordBatch, *, in_float32: bool = False) -> "Block":
+    def of(cls, batch: pa.RecordBatch, *, keep_joined: bool = False) -> "Block":
         """Unpack a batch of the table."""
-        media = media_of(batch)
-        if in_float32:
-            media = {group: copied(part) for group, part in media.items()}
-        return cls(rows=batch.select(SEGMENT_FIELDS), media=media)
+        kept = {} if keep_joined else None
+        return cls(rows=batch.select(SEGMENT_FIELDS), media=media_of(batch), kept=kept)
 
     @property
     def num_bytes(self) -> int:
@@ -62,8 +64,17 @@ class Block:
 
     def joined(self, group: Modality) -> Embeddings | None:
         """The tokens of a group in float32; None if no segment has any."""
+        if self.kept is not None and group in self.kept:
+            return self.kept[group]
         parts = {single: part for single, part in self.media.items() if single in group}
-        return copied(join(parts, group)) if parts else None
+        if not parts:
+            return None
+        found = copied(join(parts, group))
+        if self.kept is not None:
+            # In memory token by token, as `similarity` reads them.
+            found.vectors = found.vectors.transpose(0, 1).contiguous().transpose(0, 1)
+            self.kept[group] = found
+        return found
 
 
 class Scan:
@@ -102,7 +113,7 @@ class Scan:
         version = self._tables.version
         if self._sample is None or self._sample[0] != version:
             batches = self._tables.sample(SAMPLE_SEGMENTS)
-            blocks = [Block.of(batch, in_float32=True) for batch in batches]
+            blocks = [Block.of(batch, keep_joined=True) for batch in batches]
             self._sample = version, blocks
         return self._sample[1]
 
@@ -227,6 +238,8 @@ def candidates(
     query: Query,
     balanced: Balance,
     where: str | None,
+    *,
+    limit: int,
 ) -> list[Block]:
     """Pick the segments of an indexed table that may be among the best.
 
@@ -237,25 +250,27 @@ def candidates(
         query: What to look for.
         balanced: How much each group counts.
         where: A filter.
+        limit: How many of them are to be hits.
 
     Returns:
         Some hundred segments.
     """
+    num = max(_NUM_CANDIDATES, _PER_HIT * limit)
     found: list[int] = []
     if Modality.TEXT in balanced.weights:
         text = " ".join(query.words)
-        found += tables.matching(text, limit=_NUM_CANDIDATES, where=where)
+        found += tables.matching(text, limit=num, where=where)
     if not balanced.weights.keys() - {Modality.TEXT}:
         return _taken(tables, found)
     asked = _probes(sample, scores, query, balanced, num=_PROBES)
     near = _unlike(asked, asked[:0])
-    found += tables.nearest(near, limit=_NUM_CANDIDATES // len(near), where=where)
+    found += tables.nearest(near, limit=num // len(near), where=where)
     first = _taken(tables, found)
     first_scores = [score(block, query, balanced.weights) for block in first]
     new = _unlike(_probes(first, first_scores, query, balanced, num=1), near)
     if not len(new):
         return first
-    more = tables.nearest(new, limit=_NUM_CANDIDATES // _PROBES, where=where)
+    more = tables.nearest(new, limit=num // _PROBES, where=where)
     return first + _taken(tables, set(more).difference(found))
 
 

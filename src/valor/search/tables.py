@@ -36,7 +36,7 @@ _MAX_TAIL = 0.1
 """Of the segments may be outside the index after an ingest."""
 _PARTITION_ROWS = 500_000
 """One graph each: more would need more memory to build."""
-_EF = 300
+_EF = 400
 """Nodes of the graph that a search keeps in view."""
 _MAX_PARTITIONS = 64
 TEXT_FIELDS = ("caption", "speech", "screen")
@@ -157,7 +157,8 @@ class Tables:
         """Merge small pieces and free the space of what was deleted."""
         self._files.optimize(cleanup_older_than=_KEEP_VERSIONS)
         self._segments.optimize(cleanup_older_than=_KEEP_VERSIONS)
-        self.index(anew=True)
+        if self._segments.count_rows() >= _MIN_INDEXED:
+            self._build()
 
     def segments(self, *, with_vectors: bool, where: str | None = None) -> Iterator[pa.RecordBatch]:
         """Read all segments, or those of a filter, a few thousand at a time.
@@ -217,20 +218,20 @@ class Tables:
             self._indexed = version, columns
         return self._indexed[1]
 
-    def index(self, *, anew: bool = False) -> None:
-        """Bring the index up to date; only for the one process that holds the library's lock.
-
-        Args:
-            anew: Build it again, instead of adding to it what is not yet in it.
-        """
-        if self._segments.count_rows() < _MIN_INDEXED:
+    def index(self) -> None:
+        """Bring the index up to date; only for the one process that holds the library's lock."""
+        num_rows = self._segments.count_rows()
+        if num_rows < _MIN_INDEXED:
             return
         names = {index.columns[0]: index.name for index in self._segments.list_indices()}
-        if anew or "pooled" not in names:
+        if "pooled" in names:
+            stats = self._segments.index_stats(names["pooled"])
+            if stats.num_unindexed_rows <= _MAX_TAIL * num_rows:
+                return
+        # Also merges the small pieces that commits leave, from which reading takes twice as long.
+        self._segments.optimize(cleanup_older_than=_KEEP_VERSIONS)
+        if "pooled" not in names:
             self._build()
-            return
-        stats = self._segments.index_stats(names["pooled"])
-        if stats.num_unindexed_rows > _MAX_TAIL * self._segments.count_rows():
             self._segments.optimize(cleanup_older_than=_KEEP_VERSIONS)
 
     def _build(self) -> None:

@@ -10,7 +10,15 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterator,
+    Sequence,
+)
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,12 +26,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import anyio
 import anyio.to_thread
 import torch
 
+from valor.media.segments import DecodePlan
 from valor.models.verbs import FileVerbs, need_describer, need_embedder
 from valor.server.metrics import Metrics
-from valor.types import AUDIOVISUAL, Answer, Caption, Embeddings, Modality, Segment
+from valor.types import (
+    AUDIOVISUAL,
+    Answer,
+    Caption,
+    Embeddings,
+    Modality,
+    Segment,
+    StreamingDescriber,
+)
 
 T = TypeVar("T")
 
@@ -54,6 +72,8 @@ class Ticket:
     """One request on its way through the threads."""
 
     is_left: bool = False
+    on_text: Callable[[Answer], object] | None = None
+    """Called in the model's thread with what is written so far, after every word."""
 
 
 _ticket: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
@@ -185,6 +205,11 @@ class BatchedModel(FileVerbs):
         return self._embedder.segment_s
 
     @property
+    def plan(self) -> DecodePlan:
+        """How densely the library's model reads recordings."""
+        return self._embedder.plan
+
+    @property
     def describes(self) -> bool:
         """True if there is a model that captions and answers."""
         return self._describer is not None
@@ -201,7 +226,8 @@ class BatchedModel(FileVerbs):
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL
     ) -> list[Caption]:
         """Caption each segment from the modalities in `using` that it has."""
-        return self.batcher(("describe", using), segments)
+        ticket = _ticket.get()
+        return self.batcher(("describe", using), [(segment, None, ticket) for segment in segments])
 
     def answer(
         self,
@@ -211,7 +237,8 @@ class BatchedModel(FileVerbs):
         using: Modality = AUDIOVISUAL,
     ) -> list[Answer]:
         """Answer each segment's question from the modalities in `using` that it has."""
-        return self.batcher(("answer", using), list(zip(segments, questions, strict=True)))
+        asked = zip(segments, questions, itertools.repeat(_ticket.get()), strict=False)
+        return self.batcher(("answer", using), list(asked))
 
     def read(
         self,
@@ -226,23 +253,55 @@ class BatchedModel(FileVerbs):
         return self._embedder.read(path, **stretch)
 
     def _run(self, kind: Any, calls: list[Sequence[Any]]) -> list[Any]:
-        items = _padded([item for call in calls for item in call])
         ends = list(itertools.accumulate(map(len, calls)))
         parts = [range(end - len(call), end) for end, call in zip(ends, calls, strict=True)]
+        items = [item for call in calls for item in call]
         if kind == "text":
-            embeddings = self._embedder.embed_text(items)
+            embeddings = self._embedder.embed_text(_padded(items))
             return [embeddings.select(torch.tensor(part)) for part in parts]
         if kind == "media":
-            media = self._embedder.embed_media(items)
+            media = self._embedder.embed_media(_padded(items))
             return [_selected(media, torch.tensor(part)) for part in parts]
         verb, using = kind
-        describer = need_describer(self._describer)
-        if verb == "describe":
-            results: list[Any] = describer.describe(items, using=using)
-        else:
-            segments, questions = zip(*items, strict=True)
-            results = describer.answer(segments, questions, using=using)
+        results = self._write(items, using, is_answer=verb == "answer")
         return [results[part.start : part.stop] for part in parts]
+
+    def _write(
+        self,
+        items: list[tuple[Segment, str | None, Ticket | None]],
+        using: Modality,
+        *,
+        is_answer: bool,
+    ) -> list[Any]:
+        describer = need_describer(self._describer)
+        tickets = [ticket for _, _, ticket in items]
+        segments, questions, _ = zip(*_padded(items), strict=True)
+        if isinstance(describer, StreamingDescriber) and any(t and t.on_text for t in tickets):
+            texts = describer.stream(segments, questions if is_answer else None, using=using)
+            answers = _followed(texts, tickets)
+            return answers if is_answer else list(map(_caption, segments, answers))
+        if is_answer:
+            return describer.answer(segments, questions, using=using)
+        return describer.describe(segments, using=using)
+
+
+def _followed(texts: Iterator[list[Answer]], tickets: Sequence[Ticket | None]) -> list[Answer]:
+    """Tell everyone what is written, as long as anyone is there; returns the whole texts."""
+    before: list[Answer | None] = [None] * len(tickets)  # What follows them is padding.
+    written: list[Answer] = []
+    for written in texts:
+        for ticket, text, said in zip(tickets, written, before, strict=False):
+            if ticket and ticket.on_text and text != said:
+                ticket.on_text(text)
+        if all(ticket and ticket.is_left for ticket in tickets):
+            raise LeftError
+        before = [*written]
+    return written
+
+
+def _caption(segment: Segment, text: Answer) -> Caption:
+    stretch = (segment.start_s, segment.end_s)
+    return Caption(text=text.text, modalities_used=text.modalities_used, segments=(stretch,))
 
 
 def _padded(items: list[Any]) -> list[Any]:
@@ -356,3 +415,32 @@ async def unless_left(
 async def _leave(receive: Callable[[], Awaitable[Any]]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def told(
+    ticket: Ticket, begin: Callable[[], Coroutine[Any, Any, T]]
+) -> AsyncIterator[Answer | T]:
+    """Run work and hear what the model writes meanwhile.
+
+    Args:
+        ticket: Of the work.
+        begin: Starts the work. It goes on to its next word, at most, if nobody listens any more.
+
+    Yields:
+        The text so far, after every word, as far as the model tells; last the work's result.
+    """
+    loop = asyncio.get_running_loop()
+    texts = asyncio.Queue[Answer | None]()
+    ticket.on_text = lambda text: loop.call_soon_threadsafe(texts.put_nowait, text)
+    task = asyncio.ensure_future(begin())
+    task.add_done_callback(lambda _: texts.put_nowait(None))
+    try:
+        while (text := await texts.get()) is not None:
+            yield text
+        yield await task
+    except BaseException:
+        ticket.is_left = True
+        raise
+    finally:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({task})

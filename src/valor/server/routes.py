@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Str
 import valor
 from valor.errors import ValorError
 from valor.server import problems, schemas
-from valor.server.batching import BusyError, Entrance, unless_left
+from valor.server.batching import BusyError, Entrance, told, unless_left
 from valor.server.guard import TOKEN_COOKIE
 from valor.server.jobs import Job, Jobs
 from valor.server.media import PREVIEW_S
@@ -175,13 +175,20 @@ async def _events(
     *,
     is_answer: bool,
 ) -> AsyncIterator[str]:
-    """Server-sent events: `part` for each part, then `done` with all of it, or `problem`."""
+    """Server-sent events, or `problem`: `text` after every word, `part`, and `done` with it all."""
     said: list[schemas.Said] = []
     try:
         with entrance.admit() as ticket:
             for number, part in enumerate(parts, start=1):
-                said.append(await entrance.run(ticket, say, part=part))
-                yield _event("part", said[-1].model_dump() | {"of": len(parts), "number": number})
+                place = {"of": len(parts), "number": number, "start_s": part[0]}
+                work = partial(entrance.run, ticket, say, part=part)
+                async for text in told(ticket, work):
+                    if isinstance(text, schemas.Said):
+                        said.append(text)
+                        yield _event("part", text.model_dump() | place)
+                    else:
+                        members = {"text": text.text, "modalities_used": text.modalities_used.label}
+                        yield _event("text", members | place)
         yield _event("done", joined(said, is_answer=is_answer).model_dump())
     except BusyError as error:
         yield _event("problem", {"status": 429, "detail": str(error)})

@@ -107,7 +107,8 @@ class DescribeRequest(Message):
     """Null means the end of the recording."""
     using: Using = "audiovisual"
     stream: bool = False
-    """True sends each part as a server-sent event as soon as it is known."""
+    """True sends server-sent events: `text` after every word with what is written so far, the first
+    one empty, with the modalities used; `part` for each part; `done` with all, or `problem`."""
 
     @model_validator(mode="after")
     def _names_one_file(self) -> "DescribeRequest":

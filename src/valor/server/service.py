@@ -21,6 +21,7 @@ from valor.search.library import Library
 from valor.search.results import Hit
 from valor.server import schemas
 from valor.server.batching import BatchedModel
+from valor.server.examples import find_examples
 from valor.server.jobs import Job
 from valor.server.media import MediaFiles, Views, media_id
 from valor.server.uploads import Uploads
@@ -32,8 +33,6 @@ _CANDIDATES = 4
 """Hits that are looked at for each one that is shown, where lists are joined."""
 _RANK_OFFSET = 60
 """Reciprocal rank fusion (Cormack et al. 2009): the first of a list counts 1 / 61."""
-_EXAMPLES = 5
-_EXAMPLE_LETTERS = 60
 
 
 class Service:
@@ -212,13 +211,12 @@ class Service:
         return schemas.EmbeddingsResponse(data=data, model=name, usage=usage)
 
     def examples(self) -> list[str]:
-        """Some things to search for: parts of captions that the library has."""
+        """Some things to search for."""
         num_segments = len(self.library)
         if self._examples[0] != num_segments:
-            hits = self.library.search("a sound", limit=40) if num_segments else []
-            captions = dict.fromkeys(hit.caption for hit in hits if hit.caption)
-            short = [text for text in captions if len(text) <= _EXAMPLE_LETTERS]
-            self._examples = (num_segments, short[:: max(1, len(short) // _EXAMPLES)][:_EXAMPLES])
+            paths = self.files.paths().values()
+            found = find_examples(self.library, self.files.roots, paths)
+            self._examples = (num_segments, found)
         return self._examples[1]
 
     def index(self, job: Job, paths: Sequence[Path], *, describe: bool) -> dict[str, Any]:

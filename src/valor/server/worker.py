@@ -20,7 +20,7 @@ _FUNCTIONS = {
     function.__name__: function
     for function in (
         *(audio.decode_waveform, browser.playable, browser.poster_jpeg, browser.sound_png),
-        *(browser.write_preview, probe.probe, segments.decode_segment),
+        *(browser.write_preview, probe.probe, segments.decode_segment, segments.decode_stretches),
     )
 }
 

@@ -50,8 +50,8 @@ export const address = {
   preview: (media, part) => `/media/${media}/preview?part=${part}`,
 };
 
-/** Ask for a caption or an answer; calls `onPart` for each part, returns the whole. */
-export async function describe(route, body, onPart, signal) {
+/** Ask for a caption or an answer; calls `on.text` after every word and `on.part` for each part, returns the whole. */
+export async function describe(route, body, on, signal) {
   const response = await json("POST", route, { ...body, stream: true }, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -64,7 +64,8 @@ export async function describe(route, body, onPart, signal) {
     for (const event of events) {
       const name = /^event: (.*)$/m.exec(event)?.[1];
       const content = JSON.parse(/^data: (.*)$/m.exec(event)[1]);
-      if (name === "part") onPart(content);
+      if (name === "text") on.text(content);
+      if (name === "part") on.part(content);
       if (name === "problem") throw new ApiError(content.status, content.detail);
       if (name === "done") return content;
     }

@@ -168,6 +168,7 @@ async function takeFile(file) {
 // ---- wiring --------------------------------------------------------------------------------
 
 function setUpForm() {
+  if (matchMedia("(max-width: 640px)").matches) $("query").placeholder = "Describe a moment";
   $("search").addEventListener("submit", (event) => {
     event.preventDefault();
     runSearch();
@@ -266,8 +267,8 @@ function setUpTheme() {
 async function loadLibrary() {
   const library = (state.library = await api.library());
   document.title = `${library.name} · valor`;
-  $("facts").textContent =
-    `${count(library.num_files, "recording")} · ${count(library.num_segments, "moment")}`;
+  $("facts").replaceChildren(count(library.num_files, "recording"),
+    h("span", { text: ` · ${count(library.num_segments, "moment")}` }));
   const examples = library.examples.length ? library.examples : EXAMPLES;
   $("chips").replaceChildren(...(library.num_segments ? examples : []).map((text) =>
     h("button.chip", { type: "button", text, onclick: () => { $("query").value = text; setBy(null); runSearch(); } })));

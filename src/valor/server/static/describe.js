@@ -80,30 +80,53 @@ async function stream(route, body, output, button, signal, seek) {
   const isAnswer = route === "/ask";
   const text = h("p.text.typing");
   const parts = h("ol.parts");
-  const progress = h("p.muted", { text: isAnswer ? "Listening and looking…" : "Looking and listening…" });
-  output.replaceChildren(text, parts, progress);
+  const waiting = isAnswer ? "Listening and looking…" : "Looking and listening…";
+  let meta = h("p.muted", { text: waiting });
+  const show = (...children) => {
+    const next = h("p.meta", {}, ...children);
+    meta.replaceWith(next);
+    meta = next;
+  };
+  output.replaceChildren(text, parts, meta);
   button.disabled = true;
+  const said = (part) => {
+    if (part.of === 1) {
+      text.textContent = part.text;
+      if (part.modalities_used) show(usedBadge(part.modalities_used));
+      return null;
+    }
+    if (parts.children.length < part.number) parts.append(partRow(part, seek));
+    show(h("span.muted", { text: `${part.number} of ${part.of} parts` }));
+    const row = parts.lastChild.lastChild;
+    row.textContent = part.text;
+    return row;
+  };
   try {
-    const whole = await api.describe(route, body, (part) => {
-      if (part.of > 1) {
-        parts.append(h("li", {}, h("button.link", { type: "button", text: clock(part.start_s), onclick: () => seek(part.start_s) }),
-          h("span", { text: part.text || "nothing to use" })));
-        progress.textContent = `${part.number} of ${part.of} parts`;
-      } else {
-        text.textContent = part.text;
-      }
+    const whole = await api.describe(route, body, {
+      text: said,
+      part: (part) => {
+        const row = said(part);
+        if (row && !part.text) row.textContent = "nothing to use";
+      },
     }, signal);
     text.textContent = whole.parts.length > 1 && !isAnswer ? "" : whole.text || "The model says nothing.";
-    const sure = whole.confidence === null ? null : h("span.muted", { text: `${Math.round(whole.confidence * 100)} % sure` });
-    progress.replaceWith(h("p.meta", {}, usedBadge(whole.modalities_used), sure));
+    const sure = whole.confidence === null ? null : h("span.muted", { text: `${Math.floor(whole.confidence * 100)} % sure` });
+    show(usedBadge(whole.modalities_used), sure);
     if (isAnswer && whole.parts.length > 1) wrap(parts, `Answers of all ${whole.parts.length} parts`);
+    output.dataset.done = "";
+    output.scrollIntoView({ block: "nearest", behavior: "smooth" });
   } catch (error) {
     if (error.name === "AbortError") return;
-    progress.replaceWith(h("p.problem", { text: error.message }));
+    meta.replaceWith(h("p.problem", { text: error.message }));
   } finally {
     text.classList.remove("typing");
     button.disabled = false;
   }
+}
+
+function partRow(part, seek) {
+  const start = h("button.link", { type: "button", text: clock(part.start_s), onclick: () => seek(part.start_s) });
+  return h("li", {}, start, h("span"));
 }
 
 function wrap(list, summary) {
