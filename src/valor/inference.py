@@ -14,7 +14,7 @@ import torch
 
 from valor.checkpoints.box import find_folder
 from valor.checkpoints.folder import load_model
-from valor.data.collate import collate_media, placed
+from valor.data.collate import collate_media, placed, restricted
 from valor.errors import ModelError
 from valor.media.segments import DecodePlan
 from valor.models.generation import Generated, GenerationConfig
@@ -186,7 +186,7 @@ class DescribingModel(FileVerbs):
         generate: Callable[..., Iterable[Generated]],
     ) -> Iterator[list[tuple[str, Modality, float]]]:
         """What `write` returns: before the first word, and for all that is generated."""
-        seen = [_restrict(sample, using) for sample in samples]
+        seen = [restricted(sample, using) for sample in samples]
         written = [("", sample.available, 0.0) for sample in seen]
         yield list(written)
         rows = [row for row, sample in enumerate(seen) if sample.available]
@@ -310,7 +310,7 @@ class VideoModel(DescribingModel):
         valor = self.valor
         if valor.match_head is None:
             raise ModelError("this model has no matching head; train it with model.matches=true")
-        samples = [_restrict(self.processor.prepare(segment), using) for segment in segments]
+        samples = [restricted(self.processor.prepare(segment), using) for segment in segments]
         media = valor.encode_media(self._batch(samples))
         memory, scores = valor.remember(media), list[float]()
         for first in range(0, len(texts), _PAIRS_AT_ONCE):
@@ -334,12 +334,4 @@ def _here(embeddings: Embeddings) -> Embeddings:
         vectors=embeddings.vectors.cpu(),
         weight_logits=embeddings.weight_logits.cpu(),
         valid=embeddings.valid.cpu(),
-    )
-
-
-def _restrict(sample: Sample, using: Modality) -> Sample:
-    return Sample(
-        id=sample.id,
-        pixels=sample.pixels if Modality.VISION in using else None,
-        spectrograms=sample.spectrograms if Modality.AUDIO in using else None,
     )

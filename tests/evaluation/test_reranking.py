@@ -1,6 +1,7 @@
 """Re-ranking by the matching head is what matching each pair by itself would give."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality
 
 @pytest.fixture(scope="module")
 def model(model_folder):
-    model = load(model_folder)
+    model: Any = load(model_folder)
     torch.manual_seed(3)
     model.valor.match_head = nn.Linear(model.valor.config.text.dim, 1)
     return model

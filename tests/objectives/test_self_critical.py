@@ -12,6 +12,7 @@ from valor.data.manifest import Record, TaggedText
 from valor.errors import ConfigError
 from valor.models.generation import GenerationConfig, generate
 from valor.models.valor import Valor
+from valor.objectives.base import total
 from valor.objectives.self_critical import CiderReward, SelfCriticalConfig, criticise, write
 from valor.processing.tokenizer import Tokenizer
 from valor.training.step import Losses, ObjectivesConfig, found_terms, loss_terms
@@ -64,6 +65,7 @@ def test_the_gradient_is_minus_that_of_the_expected_reward(predicts, baseline):
     probability = model.decoder.word_logits(hidden[:, 0]).softmax(dim=1)
     (probability @ torch.from_numpy(WORTH).float()).mean().neg().backward()
     wanted = model.decoder.bias.grad
+    assert wanted is not None
     assert wanted.abs().max() > 0.005
     torch.testing.assert_close(found, wanted, atol=0.004, rtol=0)
 
@@ -144,7 +146,7 @@ def test_what_is_rewarded_becomes_what_is_written():
         losses = Losses(model, stages[step >= 25], special, None, reward)
         terms = found_terms(losses(batch))
         optimizer.zero_grad()
-        sum(term.value * term.weight for term in terms.values()).backward()
+        total(terms).backward()
         optimizer.step()
         rewards += [terms[name].value.item() for name in terms if name.startswith("reward")]
     assert len(rewards) == 20

@@ -1,5 +1,6 @@
 """Laws of all recipes: how many there are, that they survive JSON, and that they run."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from valor.training.start import TowersConfig
 SHRUNK = {"batch_size": 4, "num_steps": 2, "save_every": 2, "precision": "float32"}
 PARTS = {"dim": 24, "num_layers": 1, "num_heads": 2, "mlp_dim": 32}
 FRESH = ("tiny", "tiny_quick", "small")
-ON_TOWERS = ("valor_base", "valor_large", "from_siglip2_clap")
+ON_TOWERS = ("valor_base", "valor_large", "from_siglip2_clap", "from_pe_av")
 OTHERS = (
     "finetune",
     "bridge_encoders",
@@ -26,7 +27,7 @@ OTHERS = (
 
 
 def test_every_recipe_is_swept_here_or_in_its_own_tests():
-    assert len(RECIPES) == 12
+    assert len(RECIPES) == 13
     assert {*FRESH, *ON_TOWERS, *OTHERS} == RECIPES.keys()
 
 
@@ -56,7 +57,10 @@ def test_a_recipe_of_two_steps_learns_from_the_world(name, world, tmp_path):
         changes["model.vision.temporal_layers"] = 0
     if name == "small" or name not in FRESH:
         changes |= {"model.text.vocab_size": 400, "processor.segment_s": 4.0}
-    run(evolve(config, changes), read_manifest(world, split="train"), tmp_path)
+    records = read_manifest(world, split="train")
+    if config.mixture:
+        records = [replace(r, id=f"{part.name}/{r.id}") for part in config.mixture for r in records]
+    run(evolve(config, changes), records, tmp_path)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1]
     assert all(row["grad_norm"] > 0 for row in rows)

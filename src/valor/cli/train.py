@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,8 @@ class Arguments:
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, or package.module:function of your own."""
     data: tuple[str, ...] = ()
-    """Manifests, or one folder of shards, also s3:// or gs://; split `train` is learned."""
+    """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used. Of several,
+    NAME=MANIFEST or the file's own name stands before the ids, for `--mixture`."""
     out: Path | None = None
     """Run folder."""
     protocol: str | None = None
@@ -97,12 +98,41 @@ def _read(
     data: Sequence[str], split: str, *, is_sharded: bool
 ) -> "tuple[list[Record], Source | None]":
     """Records of a split, and what holds their samples unless their media files do."""
-    from valor.data.manifest import read_manifest
     from valor.data.reading import read_shards
 
     if is_sharded:
         return read_shards(data[0], split=split)
-    return [record for path in data for record in read_manifest(path, split=split)], None
+    return read_parts(data, split), None
+
+
+def read_parts(data: Sequence[str], split: str = "train") -> "list[Record]":
+    """Read manifests; the name of each stands before its ids, unless there is but one, unnamed.
+
+    Args:
+        data: Manifests, or NAME=MANIFEST.
+        split: Which records.
+
+    Returns:
+        The records.
+
+    Raises:
+        UsageError: If two have the same name.
+    """
+    from valor.data.manifest import read_manifest
+
+    found: dict[str, str] = {}
+    for word in data:
+        name, equals, path = word.partition("=")
+        if not equals or Path(word).exists():
+            name, path = Path(word).stem if len(data) > 1 else "", word
+        if name in found:
+            raise UsageError(f"--data: two are called {name!r}; give NAME=MANIFEST for each")
+        found[name] = path
+    return [
+        replace(record, id=f"{name}/{record.id}") if name else record
+        for name, path in found.items()
+        for record in read_manifest(path, split=split)
+    ]
 
 
 def _estimate(config: Any, num_records: int, *, as_json: bool) -> int:

@@ -21,6 +21,7 @@ from valor.types import (
     Sample,
     TextBatch,
     Tokens,
+    union,
 )
 
 _NEEDS = {"vision": Modality.VISION, "audio": Modality.AUDIO, "both": AUDIOVISUAL}
@@ -48,6 +49,7 @@ def collate_training(
     *,
     seed: int,
     step: int,
+    groups: Sequence[Modality] = MEDIA_GROUPS,
 ) -> Batch:
     """Stack samples and draw their texts, each row's whatever the other rows are.
 
@@ -57,12 +59,14 @@ def collate_training(
         processor: Tokenizes.
         seed: Of the run.
         step: Counted from 0.
+        groups: Those that learn from these rows; a modality in none of them is left out.
 
     Returns:
         A batch for all objectives; an objective that is not used ignores its part.
     """
     max_px = processor.config.frames.max_shift_px
     rngs = [sample_rng(seed=seed, step=step, id=r.id, of_texts=True) for r in records]
+    samples = [restricted(sample, union(groups)) for sample in samples]
     shifted = [
         sample
         if sample.pixels is None
@@ -72,7 +76,7 @@ def collate_training(
     batch = collate_media(shifted, processor)
     seeds = [int(rng.integers(2**63)) for rng in rngs]
     batch.row_seeds = torch.tensor(seeds, dtype=torch.int64)
-    for group in MEDIA_GROUPS:
+    for group in groups:
         aligned = [draw_aligned(r, group, own) for r, own in zip(records, rngs, strict=True)]
         written = [draw_written(r, group, own) for r, own in zip(records, rngs, strict=True)]
         if any(aligned):
@@ -85,6 +89,15 @@ def collate_training(
         if questions is not None:
             batch.questions.append(questions)
     return batch
+
+
+def restricted(sample: Sample, using: Modality) -> Sample:
+    """A sample as if it had no other modalities."""
+    return Sample(
+        id=sample.id,
+        pixels=sample.pixels if Modality.VISION in using else None,
+        spectrograms=sample.spectrograms if Modality.AUDIO in using else None,
+    )
 
 
 def draw_aligned(record: Record, group: Modality, rng: np.random.Generator) -> str:

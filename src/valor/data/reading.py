@@ -83,6 +83,25 @@ class FileSource:
             return record, _from_file(replace(record, media=path), processor, draw)
 
 
+class PartSource:
+    """Some rows of another source.
+
+    Args:
+        whole: All rows.
+        rows: Which of them, in this order.
+    """
+
+    def __init__(self, whole: Source, rows: Sequence[int]) -> None:
+        self._whole, self._rows = whole, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def load(self, index: int, processor: Processor, draw: Draw | None) -> tuple[Record, Sample]:
+        """Read a record and its sample."""
+        return self._whole.load(int(self._rows[index]), processor, draw)
+
+
 class ShardSource:
     """Samples of shards.
 

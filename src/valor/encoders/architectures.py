@@ -4,6 +4,7 @@ Where a model's own configuration says it, it is read there; the names here are 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -23,6 +24,12 @@ ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit", "siglip2_vision_mod
 """Image towers that fit their positions to every picture without being asked."""
 
 
+PE_FRAMES = 16
+"""Frames that PE-AV sees together; its variants for any number get as many."""
+_PE_STEPS = 250
+"""Tokens of sound that PE-AV hears together here: 10 s."""
+
+
 def own_size(architecture: dict[str, Any]) -> tuple[int, ...]:
     """Height and width of frames, or mels and hops of windows, that a tower was trained with.
 
@@ -30,7 +37,7 @@ def own_size(architecture: dict[str, Any]) -> tuple[int, ...]:
         architecture: Of a vision or audio tower.
 
     Returns:
-        Both sizes; for CLAP the largest number of hops.
+        Both sizes; for CLAP the largest number of hops, for PE-AV one row of samples.
 
     Raises:
         ModelError: If the tower is none of the known audio towers and states no image size.
@@ -42,6 +49,10 @@ def own_size(architecture: dict[str, Any]) -> tuple[int, ...]:
             return mels, 2 * rest["max_source_positions"]
         case {"model_type": "clap_audio_model", "num_mel_bins": mels, **rest}:
             return mels, rest["spec_size"] ** 2 // mels
+        case {"model_type": "pe_audio_encoder", "dac_config": codec}:
+            return 1, _PE_STEPS * math.prod(codec["downsampling_ratios"])
+        case {"model_type": "pe_video_encoder", "vision_config": frames}:
+            side = _pe_side(frames)
         case {"model_type": "siglip2_vision_model", **rest}:
             side = rest["patch_size"] * math.isqrt(rest["num_patches"])
         case {"crop_size": side} | {"image_size": side}:
@@ -54,6 +65,15 @@ def own_size(architecture: dict[str, Any]) -> tuple[int, ...]:
     return (side, side) if isinstance(side, int) else tuple(side)
 
 
+def _pe_side(frames: dict[str, Any]) -> int | Sequence[int]:
+    """The size of PE-AV's frames; timm's name of the network ends in it."""
+    given = (frames.get("model_args") or {}).get("img_size") or frames.get("image_size")
+    name = frames.get("architecture", "").rpartition("_")[2]
+    if not given and not name.isdigit():
+        raise ModelError(f"PE-AV with frames of {frames.get('architecture')}: size is unknown")
+    return given or int(name)
+
+
 def build_model(architecture: dict[str, Any]) -> nn.Module:
     """A model with random weights."""
     import transformers
@@ -64,6 +84,16 @@ def build_model(architecture: dict[str, Any]) -> nn.Module:
         raise ModelError(f"transformers {transformers.__version__} has no model class {name}")
     config_class: Any = cls.config_class
     return cls(config_class.from_dict(architecture))
+
+
+def half_of(model: Any, modality: Modality) -> Any:
+    """The tower of one modality, of a model that may have two."""
+    match modality, model.config.model_type:
+        case Modality.VISION, "pe_audio_video":
+            return model.video_model.video_encoder
+        case Modality.AUDIO, "pe_audio_video":
+            return model.audio_model.audio_encoder
+    return getattr(model, f"{modality.label}_model", model)
 
 
 def used_part(model: Any) -> nn.Module:

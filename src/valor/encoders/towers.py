@@ -3,8 +3,8 @@
 `read_tower` loads a tower from the hub or a folder. From then on its architecture is part of our
 configuration and its weights are parameters like any other, so that a model folder is loaded
 without the hub. What nothing here uses (the other half of a two-tower model, decoders, predictors,
-heads) is dropped. Written for CLIP, SigLIP 2, DINOv3, VideoMAE, V-JEPA 2, AST, CLAP, Whisper, BERT,
-ModernBERT, XLM-R and their like.
+heads) is dropped. Written for CLIP, SigLIP 2, DINOv3, VideoMAE, V-JEPA 2, PE-AV, AST, CLAP,
+Whisper, BERT, ModernBERT, XLM-R and their like.
 """
 
 import inspect
@@ -19,13 +19,22 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from valor.config import configclass
-from valor.encoders.architectures import ANY_SIZE, INPUTS, build_model, own_size, used_part
-from valor.errors import ModelError
+from valor.encoders.architectures import (
+    ANY_SIZE,
+    INPUTS,
+    PE_FRAMES,
+    build_model,
+    half_of,
+    own_size,
+    used_part,
+)
+from valor.errors import DependencyError, ModelError
 from valor.types import EncoderOutput, Modality, Tokens
 
 _OFF = {"enable_fusion": False, "decoder_layers": 0}
 """Settings that leave out CLAP's branch for long sounds, which windows never are, and decoders."""
 _NO_ARCHITECTURE = ("_name_or_path", "dtype", "id2label", "label2id", "transformers_version")
+_VIDEO = ("videomae", "vjepa2", "pe_video_encoder")
 _INTERPOLATE = "interpolate_pos_encoding"
 
 
@@ -142,9 +151,9 @@ class VisionTower(nn.Module):
         self.frames_per_clip = config.frames_per_patch
         self.frames_per_step = config.architecture.get("tubelet_size", 1)
         kind, own = config.architecture["model_type"], own_size(config.architecture)
-        if self.frames_per_clip > 1 and kind not in ("videomae", "vjepa2"):
+        if self.frames_per_clip > 1 and kind not in _VIDEO:
             raise ModelError(
-                f"video towers of type {kind} are not supported; use videomae or vjepa2"
+                f"video towers of type {kind} are not supported; use one of {', '.join(_VIDEO)}"
             )
         self.named_inputs: dict[str, Any] = {}
         if config.input_size != own and kind not in ANY_SIZE:
@@ -200,7 +209,7 @@ class VisionTower(nn.Module):
 
 
 class AudioTower(nn.Module):
-    """Windows of sound: AST, CLAP's HTSAT or Whisper's encoder.
+    """Windows of sound: AST, CLAP's HTSAT, Whisper's encoder or PE-AV's, which hears samples.
 
     A window's summary is the tower's pooled state, or else the mean of its tokens.
 
@@ -244,7 +253,7 @@ class AudioTower(nn.Module):
         """
         _check_size(spectrograms, self.config)
         x = _present(spectrograms, window_valid)
-        if self.config.architecture["model_type"] != "whisper":
+        if self.config.architecture["model_type"] not in ("whisper", "pe_audio_encoder"):
             x = x.transpose(1, 2)
         if self.config.architecture["model_type"] == "clap_audio_model":
             x = x[:, None]
@@ -295,10 +304,11 @@ def read_tower(
 
     Raises:
         ModelError: If nothing can be loaded, weights are missing, or it is no tower of `modality`.
+        DependencyError: If it needs a package that is not installed, as PE-AV needs timm.
     """
     label = modality.label
     whole, lacking = _load(source, label, input_size, weights=weights)
-    model = getattr(whole, f"{label}_model", whole)
+    model = half_of(whole, modality)
     dim = getattr(model.config, "hidden_size", None)
     if model.main_input_name not in INPUTS[modality] or dim is None:
         raise ModelError(
@@ -307,6 +317,8 @@ def read_tower(
         )
     architecture = json.loads(model.config.to_json_string(use_diff=False))
     architecture |= {"architectures": [type(model).__name__]}
+    if architecture["model_type"] == "pe_video_encoder":
+        architecture["num_frames"] = PE_FRAMES
     part = used_part(model)
     used = set(part.parameters())
     missing = [n for n, p in whole.named_parameters() if p in used and n in lacking]
@@ -341,7 +353,10 @@ def _load(
         whole, found = AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except ImportError as error:
+        needed = " ".join(str(error).split()).partition(" Please note")[0]
+        raise DependencyError(f"{source}: {needed}") from None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(
             f"{source}: no tower can be loaded ({reason}); give a folder with config.json and "
@@ -403,7 +418,7 @@ def _spread(
     if features.dim() == 4:  # HTSAT gives a picture.
         features = features.flatten(2).transpose(1, 2)
     features = features.unflatten(1, (valid.shape[2], -1))
-    pooled = getattr(output, "pooler_output", None)
+    pooled = getattr(output, "pooler_output", None) if valid.shape[2] == 1 else None
     summary = features.mean(dim=2) if pooled is None else pooled[:, None]
     tokens, step_valid = placed(features), valid.flatten(1)
     token_valid = step_valid[:, :, None].expand(-1, -1, tokens.shape[2])

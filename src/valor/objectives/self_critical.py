@@ -7,7 +7,7 @@ Source: SCST (arXiv 1612.00563); the released VALOR trains COCO and VATEX captio
 cross-entropy. Other samples as baseline: arXiv 2003.09971.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ class SelfCriticalConfig:
             raise ValueError("baseline='others' needs num_samples of at least 2")
 
 
-Reward = Callable[[Sequence[str], Modality, TextBatch], np.ndarray]
+Reward = Callable[[Sequence[str], Modality, TextBatch], Float[np.ndarray, " texts"]]
 """How good the text of each of these records is, written from a group of its media."""
 
 
@@ -210,15 +210,16 @@ def _scores(
     scores = torch.zeros(len(present), samples, device=present.device)
     if bool(present.any()):
         kept = present.repeat_interleave(samples)
-        own = [ids[row] for row in present.nonzero()[:, 0].tolist() for _ in range(samples)]
+        rows = [int(row) for row in present.nonzero()[:, 0]]
+        own = [ids[row] for row in rows for _ in range(samples)]
         written = TextBatch(token_ids=texts.token_ids[kept], valid=texts.valid[kept])
-        found = torch.from_numpy(reward(own, group, written)).to(scores)
+        found = torch.as_tensor(reward(own, group, written)).to(scores)
         scores[present] = found.view(-1, samples)
     return scores
 
 
 @contextmanager
-def _without_dropout(module: nn.Module) -> Iterator[None]:
+def _without_dropout(module: nn.Module) -> Generator[None]:
     was_training = module.training
     module.eval()
     try:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from valor.config import configclass
 from valor.processing.spectrogram import spread
@@ -66,6 +67,59 @@ class ClapConfig:
     def hops_per_window(self) -> int:
         """Spectra per audio window."""
         return self.window_s * self.sample_rate_hz // self.hop_samples + 1
+
+
+@configclass
+class WaveformConfig:
+    """Sound as it is, for a tower that cuts it into steps by itself, such as PE-AV's."""
+
+    kind: Literal["waveform"] = "waveform"
+    sample_rate_hz: int = 48_000
+    step_samples: int = 1920
+    """Of one token; a window is whole steps."""
+    steps_per_window: int = 250
+    num_windows: int = 1
+    """At most this many windows per segment, spread evenly over a longer one; a last window that is
+    shorter ends in silence."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible sizes."""
+        sizes = (self.sample_rate_hz, self.step_samples, self.steps_per_window, self.num_windows)
+        if min(sizes) < 1:
+            raise ValueError("rate, steps and num_windows must be at least 1")
+
+    @property
+    def num_mels(self) -> int:
+        """One row."""
+        return 1
+
+    @property
+    def hops_per_window(self) -> int:
+        """Samples of a window."""
+        return self.step_samples * self.steps_per_window
+
+    @property
+    def window_s(self) -> float:
+        """Length of a window."""
+        return self.hops_per_window / self.sample_rate_hz
+
+
+def waveform_windows(
+    waveform: Float[Tensor, " samples"], config: WaveformConfig
+) -> Float[Tensor, "windows 1 window"]:
+    """Cut a segment into windows of sound.
+
+    Args:
+        waveform: The whole segment, mono, at the configured rate.
+        config: Window sizes.
+
+    Returns:
+        At least one window.
+    """
+    size = config.hops_per_window
+    num = max(1, math.ceil(len(waveform) / size))
+    padded = F.pad(waveform, (0, num * size - len(waveform)))
+    return padded.view(num, 1, size)[spread(num, config.num_windows)]
 
 
 def extracted_windows(

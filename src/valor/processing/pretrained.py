@@ -10,8 +10,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from valor.config import evolve
 from valor.errors import ModelError
-from valor.processing.extractors import ClapConfig, WhisperConfig
+from valor.processing.extractors import ClapConfig, WaveformConfig, WhisperConfig
 from valor.processing.frames import FrameConfig
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.processing.spectrogram import SpectrogramConfig
@@ -19,6 +20,8 @@ from valor.processing.tokenizer import TextTokenizer, Tokenizer
 
 _BILINEAR = 2
 """Pillow's number of the kernel; every other one is answered by the bicubic."""
+_PE_FRAMES = 16
+"""What PE-AV's variants of fixed length take; those for any length get as many."""
 _SETTINGS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 
 
@@ -75,12 +78,15 @@ def frames_for(source: str | Path, *, segment_s: float = 10.0) -> FrameConfig:
         tower = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreadable(source, error) from None
+    is_pe = tower.model_type == "pe_audio_video"
     clip = getattr(tower, "num_frames", None) or getattr(tower, "frames_per_clip", 1)
+    clip = _PE_FRAMES if is_pe else clip
     resized, is_square = _side(source, settings)
     cropped = settings.get("do_center_crop", not is_square) and settings.get("crop_size")
     side, _ = _side(source, {"size": cropped}) if cropped else (resized, is_square)
     if side > resized or abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise ModelError(f"{source}: its way to crop or scale pictures is not supported")
+    kernel = settings.get("resample", _BILINEAR if is_pe else None)
     names = ("image_mean", "image_std")
     statistics: Any = tuple(tuple(map(float, settings.get(name, ()))) for name in names)
     if not settings.get("do_normalize", True):
@@ -95,14 +101,14 @@ def frames_for(source: str | Path, *, segment_s: float = 10.0) -> FrameConfig:
         image_px=side,
         margin_px=resized - side,
         crop="stretch" if is_square else "centre",
-        resample="bilinear" if settings.get("resample") == _BILINEAR else "bicubic",
+        resample="bilinear" if kernel == _BILINEAR else "bicubic",
         normalise=statistics,
     )
 
 
 def sound_for(
     source: str | Path, *, segment_s: float = 10.0
-) -> SpectrogramConfig | ClapConfig | WhisperConfig:
+) -> SpectrogramConfig | ClapConfig | WhisperConfig | WaveformConfig:
     """Read which spectrograms an audio tower takes.
 
     Args:
@@ -113,7 +119,7 @@ def sound_for(
         The front end with the settings of the tower's own one.
 
     Raises:
-        ModelError: If there is no feature extractor, or none of AST, CLAP and Whisper.
+        ModelError: If there is no feature extractor, or none of AST, CLAP, Whisper and PE-AV.
     """
     from transformers import AutoFeatureExtractor
 
@@ -156,7 +162,13 @@ def sound_for(
             filters="htk" if own.truncation == "fusion" else "slaney",
             padding=own.padding,
         )
-    raise ModelError(f"{source}: {kind} is not supported; use a tower of AST, CLAP or Whisper")
+    if kind == "PeAudioFeatureExtractor":
+        sound = WaveformConfig(sample_rate_hz=rate, step_samples=own.hop_length)
+        num = math.ceil(segment_s * rate / sound.hops_per_window)
+        return evolve(sound, {"num_windows": num})
+    raise ModelError(
+        f"{source}: {kind} is not supported; use a tower of AST, CLAP, Whisper or PE-AV"
+    )
 
 
 def _settings(source: str | Path) -> dict[str, Any]:

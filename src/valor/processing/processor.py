@@ -10,12 +10,19 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Discriminator, Tag
+from torch import Tensor
 
 from valor.config import configclass, from_dict, parse_json, to_json
 from valor.errors import ConfigError, ModelError
 from valor.media.segments import DecodePlan
 from valor.media.video import Backend
-from valor.processing.extractors import ClapConfig, WhisperConfig, extracted_windows
+from valor.processing.extractors import (
+    ClapConfig,
+    WaveformConfig,
+    WhisperConfig,
+    extracted_windows,
+    waveform_windows,
+)
 from valor.processing.frames import FrameConfig, to_squares
 from valor.processing.spectrogram import SpectrogramConfig, spectrogram_windows
 from valor.processing.tokenizer import TextTokenizer, Tokenizer
@@ -36,7 +43,8 @@ def _front_end(values: Any) -> str:
 FrontEnd = Annotated[
     Annotated[SpectrogramConfig, Tag("kaldi")]
     | Annotated[WhisperConfig, Tag("whisper")]
-    | Annotated[ClapConfig, Tag("clap")],
+    | Annotated[ClapConfig, Tag("clap")]
+    | Annotated[WaveformConfig, Tag("waveform")],
     Discriminator(_front_end),
 ]
 
@@ -53,6 +61,15 @@ class ProcessorConfig:
     """The stretch of a recording that the model was made for; longer ones are cut."""
     has_words: bool = True
     """False for released weights that came without their vocabulary: no tokenizer.json."""
+
+
+def _windows(waveform: Tensor, sound: FrontEnd) -> Tensor:
+    match sound:
+        case SpectrogramConfig():
+            return spectrogram_windows(waveform, sound)
+        case WaveformConfig():
+            return waveform_windows(waveform, sound)
+    return extracted_windows(waveform, sound)
 
 
 class Processor:
@@ -107,11 +124,7 @@ class Processor:
         spectrograms = None
         if segment.waveform is not None and not segment.is_silent:
             waveform, sound = torch.from_numpy(segment.waveform), self.config.spectrogram
-            spectrograms = (
-                spectrogram_windows(waveform, sound)
-                if isinstance(sound, SpectrogramConfig)
-                else extracted_windows(waveform, sound)
-            ).numpy()
+            spectrograms = _windows(waveform, sound).numpy()
         return Sample(id=id or segment.path, pixels=pixels, spectrograms=spectrograms)
 
     def encode_texts(self, texts: Sequence[str]) -> TextBatch:

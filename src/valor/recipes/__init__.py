@@ -18,6 +18,7 @@ RECIPES = {
     "valor_base": "valor.recipes.paper:valor_base",
     "valor_large": "valor.recipes.paper:valor_large",
     "from_siglip2_clap": "valor.recipes.paper:from_siglip2_clap",
+    "from_pe_av": "valor.recipes.paper:from_pe_av",
     "finetune": "valor.recipes.finetune:finetune",
     "bridge_captions": "valor.recipes.bridge:bridge_captions",
     "bridge_instructions": "valor.recipes.bridge:bridge_instructions",

@@ -5,6 +5,7 @@ the paper's sizes are the paper's; nobody has trained them here.
 """
 
 from valor.config import evolve
+from valor.data.mixture import PartConfig
 from valor.encoders.audio import AstConfig
 from valor.encoders.text import BertConfig
 from valor.encoders.video_swin import VideoSwinConfig
@@ -20,6 +21,9 @@ from valor.training.start import TowersConfig
 from valor.training.step import ObjectivesConfig
 from valor.types import Modality
 
+_SEEN = (Modality.VISION,)
+_VISION_ALONE = {"webvid": 49, "cc3m": 58, "cc12m": 129, "coco": 17, "vg": 1, "hdvila": 98}
+"""Thousands of steps: epochs x items / 1024, of the released configuration."""
 _BERT = "google-bert/bert-base-uncased"
 _AST = "MIT/ast-finetuned-audioset-10-10-0.4593"
 
@@ -55,11 +59,13 @@ def valor_base() -> TrainConfig:
     """VALOR-B's pretraining: Video Swin, AST, BERT; 200 000 steps of 512.
 
     The paper's mixture is VALOR-1M (20 epochs of audiovisual, visual and audio groups), WebVid-2.5M
-    and CC3M (16 each, vision alone): give all manifests to `--data`, records without sound take
-    part in what they have. Here all records are drawn alike. Differs from the paper: the words of
-    the decoder are learned from the data; AST takes its own 128 mels and 10 s windows; the text
-    encoder is BERT, the decoder fresh and apart (table 8: -0.9 R@1). Video Swin is fresh unless its
-    released Kinetics-600 file is given: `--model.vision swin_base_patch244_window877_..._22k.pth`.
+    and CC3M (16 each, vision alone); each step sees one of them, as often as these epochs ask for:
+    `--data valor=VALOR-1M.jsonl webvid=WEBVID.jsonl cc3m=CC3M.jsonl`. For data of your own give
+    `--mixture '[]'`, which draws all records alike, or parts of your own. Differs from the paper:
+    the words of the decoder are learned from the data; AST takes its own 128 mels and 10 s windows;
+    the text encoder is BERT, the decoder fresh and apart (table 8: -0.9 R@1). Video Swin is fresh
+    unless its released Kinetics-600 file is given:
+    `--model.vision swin_base_patch244_window877_..._22k.pth`.
 
     Cost: the paper took 8 A100. Expected (paper, not measured here): VALOR-32K R@1 67.9, MSR-VTT
     R@1 43.0, CIDEr of VALOR-32K 55.7, MSRVTT-QA 46.7, after fine-tuning.
@@ -74,6 +80,11 @@ def valor_base() -> TrainConfig:
             frames=FrameConfig(normalise="imagenet", crop="stretch"),
             spectrogram=SpectrogramConfig(num_windows=1),
         ),
+        mixture=(
+            PartConfig(name="valor", weight=39),
+            PartConfig(name="webvid", weight=78, groups=_SEEN),
+            PartConfig(name="cc3m", weight=94, groups=_SEEN),
+        ),
         batch_size=512,
         num_steps=200_000,
         save_every=1000,
@@ -84,9 +95,11 @@ def valor_large() -> TrainConfig:
     """VALOR-L's pretraining: CLIP ViT-L/14, AST, BERT; 500 000 steps of 1024, with MLM.
 
     The paper's mixture is VALOR-1M (32 epochs, batch 512), WebVid-2.5M (20), CC3M (20), CC12M (12),
-    COCO (150), Visual Genome (3) and HD-VILA-10M (10), all of batch 1024; 2 frames of VALOR-1M and
-    1 of the others. Here all records are drawn alike, with 2 frames. What else differs is as for
-    `valor_base`. CLIP has the released configuration's own rate.
+    COCO (150), Visual Genome (3) and HD-VILA-10M (10), all of batch 1024 and of vision alone; 2
+    frames of VALOR-1M and 1 of the others. `--data` takes them by the names `valor`, `webvid`,
+    `cc3m`, `cc12m`, `coco`, `vg` and `hdvila`; the weights are thousands of steps. Here batches are
+    of 1024 and samples of 2 frames throughout, and VALOR-1M has MLM too. What else differs is as
+    for `valor_base`. CLIP has the released configuration's own rate.
 
     Cost: half a billion samples of some 2 TFLOP: a cluster's. Expected (paper, not measured here):
     VALOR-32K R@1 73.2, MSR-VTT R@1 54.4, CIDEr of VALOR-32K 61.5, MSRVTT-QA 49.2.
@@ -104,6 +117,13 @@ def valor_large() -> TrainConfig:
             masked_language=MaskedLanguageConfig(groups=(Modality.VISION,)),
         ),
         optim=OptimConfig(learning_rate=5e-5, clip_norm=2.0, rates={"vision.": 8e-6}),
+        mixture=(
+            PartConfig(name="valor", weight=62),
+            *(
+                PartConfig(name=name, weight=weight, groups=_SEEN)
+                for name, weight in _VISION_ALONE.items()
+            ),
+        ),
         batch_size=1024,
         num_steps=500_000,
         save_every=1000,
@@ -121,10 +141,29 @@ def from_siglip2_clap() -> TrainConfig:
     vision starts from SigLIP 2's features, so compare with
     `valor evaluate google/siglip2-base-patch16-224+laion/clap-htsat-unfused` on the same data.
     """
+    return _on_frozen("google/siglip2-base-patch16-224", "laion/clap-htsat-unfused")
+
+
+def from_pe_av() -> TrainConfig:
+    """PE-AV, frozen, with our heads and decoder on top: towers that were trained with each other.
+
+    PE-AV sees 16 frames together and hears 10 s as samples, 25 tokens per second; our heads compare
+    each frame and each window with each word, and the decoder attends to all tokens. Needs `pip
+    install timm`. Licence of the towers: Apache-2.0.
+
+    Cost: the towers run forward only, with `--cache-frozen true` once for each recording; see
+    `--estimate`. Expected: not measured here; compare with `valor evaluate facebook/pe-av-small`,
+    the same towers with their own heads, on the same data.
+    """
+    return _on_frozen("facebook/pe-av-small", "facebook/pe-av-small")
+
+
+def _on_frozen(vision: str, audio: str) -> TrainConfig:
+    """Heads, text encoder and decoder on towers that stay as they are."""
     return TrainConfig(
         model=TowersConfig(
-            vision="google/siglip2-base-patch16-224",
-            audio="laion/clap-htsat-unfused",
+            vision=vision,
+            audio=audio,
             frozen=(Modality.VISION, Modality.AUDIO),
             model=ValorConfig(
                 text=BertConfig(

@@ -22,8 +22,8 @@ from valor.config import configclass, evolve, fingerprint
 from valor.data.collate import collate_training, placed
 from valor.data.loader import Loader, ReadingConfig
 from valor.data.manifest import Record
-from valor.data.mixture import Mixture
-from valor.data.reading import FileSource, Source
+from valor.data.mixture import Mixture, PartConfig, rows_of_parts
+from valor.data.reading import FileSource, PartSource, Source
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError
 from valor.models.valor import ValorConfig
@@ -53,6 +53,7 @@ from valor.training.step import (
     shared_losses,
 )
 from valor.training.token_cache import TokenStore, load_tokens
+from valor.types import MEDIA_GROUPS
 
 
 @configclass
@@ -65,6 +66,8 @@ class TrainConfig:
     adapt: AdaptConfig = AdaptConfig()
     optim: OptimConfig = OptimConfig()
     compute: ComputeConfig = ComputeConfig()
+    mixture: tuple[PartConfig, ...] = ()
+    """Parts of the data, of which each step sees one; () draws from all records alike."""
     batch_size: int = 64
     """Of all processes together."""
     num_steps: int = 1000
@@ -169,6 +172,7 @@ def _run(
         if config.cache_frozen:
             told = partial(report, "encode")
             tokens = load_tokens(model, source, processor, out / "cache", progress=told)
+    parts = _parts(config, records, source)
     special = processor.tokenizer.special
     own = config.objectives.self_critical
     reward = CiderReward(records, own.groups, processor.tokenizer) if own else None
@@ -189,7 +193,7 @@ def _run(
         num_steps=config.num_steps,
         save_every=config.save_every,
         seed=config.seed,
-        losses=lambda first: _losses(config, shared, processor, source, first, tokens),
+        losses=lambda first: _losses(config, shared, processor, parts, first, tokens),
         probe=Probe(config.probe, lambda found: look(whole(found)), partial(keep, "best")),
     )
     keep("model", fit(task, out, report=report))
@@ -244,21 +248,27 @@ def _losses(
     config: TrainConfig,
     shared: nn.Module,
     processor: Processor,
-    source: Source,
+    parts: list[Source],
     first: int,
     tokens: TokenStore | None,
 ) -> Losses:
     """Read this process's rows of each step, draw their texts, and compute the objectives."""
-    stored = isinstance(source, SampleStore)
+    mixture = Mixture(
+        [len(part) for part in parts],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        weights=[part.weight for part in config.mixture] or None,
+    )
     loader = Loader(
-        sources=[source],
-        mixture=Mixture([len(source)], batch_size=config.batch_size, seed=config.seed),
+        sources=parts,
+        mixture=mixture,
         processor=processor,
-        config=ReadingConfig() if stored else config.reading or ReadingConfig(),
+        config=config.reading or ReadingConfig(),
         seed=config.seed,
         rank=rank(),
         num_ranks=num_ranks(),
     )
+    groups = [part.groups for part in config.mixture] or [MEDIA_GROUPS]
     dtype = training_dtype(config.precision)
     parameters = dict(shared.named_parameters())
     scale = next((p for name, p in parameters.items() if name.endswith("log_scale")), None)
@@ -267,7 +277,12 @@ def _losses(
             terms = {}
             if any(summed([len(loaded.records)])):
                 batch = collate_training(
-                    loaded.samples, loaded.records, processor, seed=config.seed, step=loaded.step
+                    loaded.samples,
+                    loaded.records,
+                    processor,
+                    seed=config.seed,
+                    step=loaded.step,
+                    groups=groups[loaded.source],
                 )
                 if tokens is not None:
                     tokens.put(batch)
@@ -281,6 +296,15 @@ def _losses(
                 left_out=config.batch_size // num_ranks() - len(loaded.records),
                 figures=figures,
             )
+
+
+def _parts(config: TrainConfig, records: Sequence[Record], source: Source) -> list[Source]:
+    """What each step sees one of."""
+    if not config.mixture:
+        return [source]
+    readable = source.records if isinstance(source, SampleStore) else records
+    rows = rows_of_parts([record.id for record in readable], config.mixture)
+    return [PartSource(source, own.tolist()) for own in rows]
 
 
 def training_dtype(precision: str) -> torch.dtype:

@@ -79,6 +79,7 @@ class Losses(nn.Module):
         micro_batch: Rows that are computed at a time. Their activations are computed again when
             gradients need them, with the same random numbers, so that memory holds those of so
             many rows; texts are still contrasted with all rows. None computes all rows at once.
+        reward: Of texts that the model writes, if an objective needs it.
 
     Source:
         GradCache (arXiv 2101.06983), by PyTorch's activation checkpoints.

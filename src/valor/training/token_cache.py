@@ -39,7 +39,10 @@ class TokenStore:
         """Give a batch the towers' outputs in the place of their inputs; it is changed in place."""
         index = [self.rows[id] for id in batch.ids]
         batch.encoded = {}
+        inputs = {Modality.VISION: batch.pixels, Modality.AUDIO: batch.spectrograms}
         for modality, arrays in self.arrays.items():
+            if inputs[modality] is None:  # No row has it, or none is to learn from it.
+                continue
             found = [torch.from_numpy(np.asarray(array[index])) for array in arrays]
             batch.encoded[modality] = EncoderOutput(
                 tokens=Tokens(features=found[0], valid=found[1]),
