@@ -40,7 +40,7 @@ class StopError(Exception):
 def test_a_part_without_sound_trains_vision_alone_and_a_stopped_run_goes_on(
     config, records, tmp_path
 ):
-    def stop(stage, done, total):
+    def stop(stage, done, total, note=""):
         if stage == "train" and done == 3:
             raise StopError
 
