@@ -187,8 +187,11 @@ def ablations_page() -> str:
             continue
         results = json.loads(path.read_text(encoding="utf-8"))
         found = Counter(verdict(claim, results) for claim in study.claims)
-        said = ", ".join(f"{num} {word}" for word, num in sorted(found.items()))
-        lines += [f"Of {len(study.claims)} patterns: {said}.\n", markdown(study, results).rstrip()]
+        said = ", ".join(f"{word}: {num}" for word, num in sorted(found.items()))
+        lines += [
+            f"Patterns of the paper: {len(study.claims)}; {said}.\n",
+            markdown(study, results).rstrip(),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -96,6 +96,17 @@ def test_a_modality_that_nobody_has_is_left_out_of_the_group():
     assert join(media, AUDIOVISUAL) is media[Modality.VISION]
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_model_in_bfloat16_fuses_coarsely_as_one_in_float32(late):
+    vision, audio = random_embeddings(6, 1), random_embeddings(6, 1, seed=1)
+    torch.manual_seed(0)
+    fuse = fusion.CoarseFusion(8, late=late)
+    wanted = fuse(vision, audio).vectors
+    found = fuse.to(torch.bfloat16)(vision, audio).vectors
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.02)
+
+
 def test_pooled_vectors_have_unit_length():
     torch.testing.assert_close(pooled(random_embeddings(3, 4)).norm(dim=1), torch.ones(3))
 

@@ -79,7 +79,7 @@ class CoarseFusion(nn.Module):
             fused = vision.vectors + audio.vectors
         else:
             pair = torch.cat([vision.vectors, audio.vectors], dim=-1)
-            fused = F.normalize(self.linear(pair).float(), dim=-1)
+            fused = F.normalize(self.linear(pair.to(self.linear.weight.dtype)).float(), dim=-1)
         alone = torch.where(vision.valid[..., None], vision.vectors, audio.vectors)
         return Embeddings(
             vectors=torch.where(both, fused, alone),
