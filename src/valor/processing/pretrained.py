@@ -150,24 +150,28 @@ def sound_for(
             num_windows=math.ceil(segment_s / own.chunk_length),
         )
     if kind == "ClapFeatureExtractor":
-        return ClapConfig(
-            sample_rate_hz=rate,
-            num_mels=own.feature_size,
-            fft_samples=own.fft_window_size,
-            hop_samples=own.hop_length,
-            window_s=own.max_length_s,
-            num_windows=math.ceil(segment_s / own.max_length_s),
-            low_hz=float(own.frequency_min),
-            high_hz=float(own.frequency_max),
-            filters="htk" if own.truncation == "fusion" else "slaney",
-            padding=own.padding,
-        )
+        return _clap(own, segment_s)
     if kind == "PeAudioFeatureExtractor":
         sound = WaveformConfig(sample_rate_hz=rate, step_samples=own.hop_length)
         num = math.ceil(segment_s * rate / sound.hops_per_window)
         return evolve(sound, {"num_windows": num})
     raise ModelError(
         f"{source}: {kind} is not supported; use a tower of AST, CLAP, Whisper or PE-AV"
+    )
+
+
+def _clap(own: Any, segment_s: float) -> ClapConfig:
+    return ClapConfig(
+        sample_rate_hz=own.sampling_rate,
+        num_mels=own.feature_size,
+        fft_samples=own.fft_window_size,
+        hop_samples=own.hop_length,
+        window_s=own.max_length_s,
+        num_windows=math.ceil(segment_s / own.max_length_s),
+        low_hz=float(own.frequency_min),
+        high_hz=float(own.frequency_max),
+        filters="htk" if own.truncation == "fusion" else "slaney",
+        padding=own.padding,
     )
 
 
