@@ -14,6 +14,7 @@ from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.search import ingest
 from valor.search.library import Library
+from valor.search.reading import plan_of
 from valor.search.tables import Tables
 from valor.types import AUDIOVISUAL, Caption
 
@@ -105,6 +106,49 @@ def test_every_segment_keeps_what_a_describer_says_of_it(library, write_file, wo
         ("a.mp4", 5.0): "a.mp4 5 1",
         ("c.mp4", 0.0): None,
     }
+
+
+@pytest.mark.parametrize("is_same_plan", [False, True])
+def test_a_describer_that_reads_alike_gets_what_the_embedder_read(
+    library, write_file, word_model, monkeypatch, is_same_plan: bool
+):
+    class Teller(word_model):
+        plan = "sparse"
+
+        def describe(self, segments, *, using=AUDIOVISUAL):
+            return [Caption(text=s.path, modalities_used=using, segments=()) for s in segments]
+
+        def answer(self, segments, questions, *, using=AUDIOVISUAL):
+            raise NotImplementedError
+
+    def decode(model, path, stretches, *, keyframes_only):
+        plans.append(plan_of(model))
+        for start_s, end_s in stretches:
+            yield model.read(path, start_s=start_s, end_s=end_s)
+
+    plans = []
+    monkeypatch.setattr(ingest, "read_in_order", decode)
+    library.embedder.plan = "sparse" if is_same_plan else "dense"
+    library.add(write_file("a.mp4", STREET, BEACH), describer=Teller())
+    assert set(plans) == ({"sparse"} if is_same_plan else {"dense", "sparse"})
+    hits = library.search("car", merged=False)
+    assert [Path(hit.caption).name for hit in hits] == ["a.mp4"] * 2
+    assert library.embedder.num_read == 2
+
+
+def test_runs_of_a_file_come_in_its_order(library, write_file, monkeypatch):
+    monkeypatch.setattr(ingest, "BATCH_SEGMENTS", 3)
+    order = []
+    collect = ingest.Ingest._collect
+
+    def collected(self, stretches, *rest):
+        order.extend(stretch.place for stretch in stretches)
+        collect(self, stretches, *rest)
+
+    monkeypatch.setattr(ingest.Ingest, "_collect", collected)
+    paths = [str(write_file(name, *[STREET] * 25)) for name in ("a.mp4", "b.mp4")]
+    library.add(paths)
+    assert order == [(path, 5.0 * n, 5.0 * n + 5) for path in paths for n in range(25)]
 
 
 def test_metadata_of_container_and_user_can_be_filtered(library, write_file):

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
 from valor.errors import MediaError
-from valor.search import planning
+from valor.search import ingest, planning
+from valor.types import AUDIOVISUAL, Caption
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +27,37 @@ def test_cost_counts_what_would_be_written(tmp_path, library, write_file, word_m
     # Three tokens and two means of 64 numbers in two bytes each, and an index.
     assert cost.gigabytes * 1e9 / 40 == pytest.approx((3 + 2) * 64 * 2 + 2 * 64 + 160, rel=0.4)
     assert len(library) == 0
+
+
+def test_captions_cost_what_they_add(write_file, word_model, monkeypatch):
+    class Teller(word_model):
+        def describe(self, segments, *, using=AUDIOVISUAL):
+            clock.now_s += len(segments) * 3.0
+            return [Caption(text="a car", modalities_used=using, segments=()) for _ in segments]
+
+        def answer(self, segments, questions, *, using=AUDIOVISUAL):
+            raise NotImplementedError
+
+        def embed_media(self, segments):
+            clock.now_s += len(segments) * 2.0
+            return super().embed_media(segments)
+
+    clock = SimpleNamespace(now_s=0.0)
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: clock.now_s)
+    model = Teller()
+    folder = write_file("a.mp4", *[{"see": "red car"}] * 40).parent
+    cost = planning.estimate([str(folder)], model, model, seconds=1e6)
+    assert cost.embed_hours * 3600 == pytest.approx(40 * 2.0)
+    assert cost.caption_hours == pytest.approx(40 * 3.0 / 3600)
+    assert cost.caption_media_hours_per_hour == pytest.approx(5.0 / 3.0)
+
+
+def test_a_long_collection_is_not_ingested_whole(write_file, word_model, monkeypatch):
+    monkeypatch.setattr(ingest, "COMMIT_S", 0.0)
+    folder = write_file("a.mp4", *[{"see": "red car"}] * 200).parent
+    model = word_model()
+    assert planning.estimate([str(folder)], model, seconds=0.0).num_segments == 200
+    assert model.num_embedded == ingest.BATCH_SEGMENTS
 
 
 def test_collection_without_media_is_refused(tmp_path, word_model):
