@@ -12,7 +12,6 @@ The recordings are in the folder `animal_sounds` of what `VALOR_TEST_MEDIA` name
 
 import argparse
 import csv
-import json
 import os
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ from valor.data.manifest import Record, TaggedText, read_manifest, write_manifes
 from valor.encoders.audio import AstConfig
 from valor.encoders.text import BertConfig
 from valor.encoders.vision import VitConfig
+from valor.evaluation.provenance import write_figures
 from valor.inference import load
 from valor.models.fusion import similarity
 from valor.models.valor import ValorConfig
@@ -146,7 +146,7 @@ def main() -> None:
         print(f"  {text:24} {statistics.mean(values):.2f} of {len(values)}")
     print(f"{'goal':26} {GOAL}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

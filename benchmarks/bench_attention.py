@@ -7,7 +7,6 @@ media, for both of which float32 takes the fused kernel.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from valor.encoders.layers import KeyValue, attend
+from valor.evaluation.provenance import write_figures
 
 SHAPES = {
     "frames": (256, 4, 37, 37, 32),
@@ -72,7 +72,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:36} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

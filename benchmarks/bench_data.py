@@ -10,7 +10,6 @@ workers are named; the ways take turns, and the median of all turns is reported.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -33,6 +32,7 @@ from valor.data.mixture import Mixture
 from valor.data.reading import Draw, FileSource, ShardSource, Source
 from valor.data.sharding import ShardConfig, shard
 from valor.data.shards import Shards
+from valor.evaluation.provenance import write_figures
 from valor.media.audio import decode_waveform
 from valor.media.video import decode_frames
 from valor.processing.frames import FrameConfig
@@ -206,7 +206,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:36} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ with five, words already cut; the limit is 20 s.
 """
 
 import argparse
-import json
 import resource
 import statistics
 import time
@@ -21,6 +20,7 @@ import torch
 
 from valor.evaluation.items import TIES, Items, add_ranks, intervals
 from valor.evaluation.pools import rank_pool, two_stage
+from valor.evaluation.provenance import write_figures
 from valor.metrics.cider import cider_d
 from valor.metrics.retrieval import pair_report
 from valor.types import Embeddings
@@ -109,7 +109,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:46} {value:.4g}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

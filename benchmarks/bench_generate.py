@@ -10,7 +10,6 @@ a 12-layer decoder of 768 dimensions over as many encoder states), and decode ti
 """
 
 import argparse
-import json
 import resource
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from valor.config import evolve
 from valor.encoders.text import Memory
+from valor.evaluation.provenance import write_figures
 from valor.models.generation import GenerationConfig, generate
 from valor.models.valor import Valor, ValorConfig
 from valor.types import AUDIOVISUAL, Batch, SpecialIds
@@ -167,7 +167,7 @@ def main() -> None:
     for name, value in found.items():
         print(f"{name:28} {value:.3f}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_figures(arguments.json, found)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the length (two cores).
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -21,6 +20,8 @@ import torch
 from long_recording import CLIP_S, FPS, repeat, textured_clip
 
 from valor.checkpoints.folder import save_model
+from valor.config import evolve
+from valor.evaluation.provenance import write_figures
 from valor.inference import load
 from valor.models.valor import ValorConfig
 from valor.models.verbs import need_describer, need_embedder
@@ -33,10 +34,10 @@ from valor.search.planning import estimate
 MINUTES = (10, 60, 180)
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, *, segment_s: float = 4.0) -> None:
     """The demo's model with random weights."""
     torch.manual_seed(0)
-    config = tiny()
+    config = evolve(tiny(), {"processor.segment_s": segment_s})
     assert isinstance(config.model, ValorConfig)
     processor = Processor(config.processor, Tokenizer.train(["a red circle moves up"]))
     model = config.model.with_vocabulary(processor.tokenizer.vocab_size).build()
@@ -119,7 +120,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:40} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ leaves out frames that are not shown, and is measured too.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from valor.evaluation.provenance import write_figures
 from valor.media.probe import probe
 from valor.media.segments import DecodePlan, cut, decode_segment
 
@@ -144,7 +144,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

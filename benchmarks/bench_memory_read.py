@@ -7,7 +7,6 @@ inputs. The limit: fused takes at most a quarter of plain at 4 past frames and 9
 """
 
 import argparse
-import json
 import resource
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from valor.evaluation.provenance import write_figures
 from valor.models.temporal_memory import read_memory
 
 SLOTS, KEY_DIM, VALUE_DIM = 4, 64, 256
@@ -78,7 +78,7 @@ def main() -> int:
     good = figures["memory_fused_over_plain"] <= LIMIT and figures["largest_difference"] < 1e-5
     print(f"{'ok' if good else 'OFF'}: limit {LIMIT} of the plain product's memory, equal to 1e-5")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     return int(not good)
 
 

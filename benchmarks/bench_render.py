@@ -4,7 +4,6 @@ The limit is what H.264 and AAC encoding take without any drawing and sounding.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from valor.data.world.drawing import draw
 from valor.data.world.render import World, render_scene, render_world, write_mp4
 from valor.data.world.scene import draw_scene
 from valor.data.world.sound import mixture
+from valor.evaluation.provenance import write_figures
 
 
 def per_second(num: int, workers: int) -> float:
@@ -53,7 +53,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ segments). `--num-segments 2000000` needs an hour and 30 GB of disk.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from search_statistics import SINGLES, Generator, Statistics, fit
 
+from valor.evaluation.provenance import write_figures
 from valor.models.fusion import join, similarity
 from valor.search.asking import Query
 from valor.search.library import Library
@@ -235,7 +235,7 @@ def main() -> None:
     figures = measure(statistics, num) | figures | {"shell_s": from_shell(statistics, num)}
     print(", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

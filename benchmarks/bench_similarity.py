@@ -7,7 +7,6 @@ above what the process had after its imports; all products at once would be 18 G
 """
 
 import argparse
-import json
 import resource
 import statistics
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from valor.evaluation.provenance import write_figures
 from valor.models.fusion import similarity
 from valor.objectives.alignment import contrastive_loss
 from valor.types import Embeddings
@@ -88,7 +88,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:24} {value:.4g}")
     if path := parser.parse_args().json:
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(path, figures)
 
 
 if __name__ == "__main__":

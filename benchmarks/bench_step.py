@@ -10,7 +10,6 @@ that of a process of its own, without what it had before the model was made.
 """
 
 import argparse
-import json
 import resource
 import statistics
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from valor.evaluation.provenance import write_figures
 from valor.models.valor import Valor, ValorConfig
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.step import ObjectivesConfig, backward, loss_terms
@@ -108,7 +108,7 @@ def main() -> None:
         print(f"{'goal':30} {goal}", flush=True)
         figures |= found
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from valor.data.validate import validate
+from valor.evaluation.provenance import write_figures
 
 
 def write_manifest(folder: Path, num: int) -> Path:
@@ -52,7 +53,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

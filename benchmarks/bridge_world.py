@@ -9,7 +9,6 @@ held-out combinations: `order` of questions on what is seen first, `sound` of th
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from valor.config import evolve
 from valor.data.manifest import Question, Record, read_manifest
 from valor.data.world.render import World, render_world
 from valor.encoders.text import Memory
+from valor.evaluation.provenance import write_figures
 from valor.inference import DescribingModel
 from valor.metrics.answering import exact_match
 from valor.models.bridge import FrameOrder
@@ -164,7 +164,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:32} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

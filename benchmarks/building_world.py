@@ -42,6 +42,7 @@ from valor.data.world.scene import (
     draw_scene,
 )
 from valor.data.world.sound import mixture
+from valor.evaluation.provenance import write_figures
 from valor.inference import load
 from valor.media.segments import DecodePlan, decode_segment
 from valor.models.verbs import fit, need_embedder
@@ -235,7 +236,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:32} {value:.4g}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

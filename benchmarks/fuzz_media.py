@@ -8,7 +8,6 @@ number, which is told from time to time: `--first` goes on from there after a ki
 
 import argparse
 import ctypes
-import json
 import multiprocessing
 import os
 import random
@@ -34,6 +33,7 @@ import numpy as np
 from PIL import Image
 
 from valor.errors import MediaError
+from valor.evaluation.provenance import write_figures
 from valor.media.probe import probe
 from valor.media.segments import DecodePlan, decode_segment
 from valor.processing.frames import FrameConfig
@@ -492,7 +492,7 @@ def main() -> None:
     }
     print("\n".join(f"{key:28} {value}" for key, value in figures.items()))
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(1 if wrong else 0)
 
 

@@ -27,6 +27,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from valor.evaluation.provenance import write_figures
+
 FOLDER = Path("/", "data")
 PARTS = b"\0"
 """Between the files of one input, which JSON does not contain."""
@@ -330,7 +332,7 @@ def main() -> None:
     for line in wrong:
         print(line, file=sys.stderr)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(1 if wrong else 0)
 
 

@@ -1,57 +1,119 @@
-"""Kill an ingest with SIGKILL at random moments; what was committed stays, the rest is made up for.
+"""Kill an ingest with SIGKILL in the midst of its work; what was committed stays, and is completed.
 
-Every trial adds rendered videos to a new library in a process of its own, which writes after every
-batch of two segments, and kills it in the middle. Then the library is opened, must search, and the
-same videos are added again. Limit: every trial ends with the segments of an undisturbed run, none
-of them twice on disk, and no committed file is read again.
+Every trial adds rendered videos of three segments each to a new library in a process of its own,
+which writes after every batch of two segments, builds an index at the end, and says what it does.
+It is killed at a random moment of a random step: reading, encoding, writing, indexing in turn. Then
+the library is opened, must search, and the same videos are added again. Limit: every trial ends
+with the segments of an undisturbed run, none of them twice on disk, and no committed file is read
+again.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
+import os
 import random
+import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import lancedb
 from bench_ingest import write_model
 
 from valor.data.world.render import World, render_world
-from valor.inference import load
+from valor.evaluation.provenance import write_figures
+from valor.inference import VideoModel, load
 from valor.models.verbs import need_embedder
-from valor.search import ingest
+from valor.search import ingest, tables
 from valor.search.library import Library
 from valor.types import Embedder
 
-_PROCESSES = multiprocessing.get_context("spawn")
+# Every process starts as a copy of one that has imported all of this: a second instead of six.
+os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning"
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["torch", "valor.inference", "valor.search.library"])
+
+STEPS = ("read", "encode", "write", "index")
+_MIN_INDEXED = 8
+"""Segments from which an index is built, so that there is one to be killed in."""
 
 
-def add(library: str, media: str, model: str, ready: Connection) -> None:
-    """Run in a process of its own; says when it begins to read, and when it is done."""
-    ingest.BATCH_SEGMENTS, ingest.COMMIT_S = 2, 0.0
+def add(library: str, media: str, model: str, said: Connection) -> None:
+    """Run in a process of its own; says what it does, and when it is done."""
+    ingest.BATCH_SEGMENTS, ingest.COMMIT_S, tables._MIN_INDEXED = 2, 0.0, _MIN_INDEXED
+
+    def tell(step: str) -> None:
+        said.send((step, time.monotonic()))
+
+    def telling(step: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            tell(step)
+            result = function(*args, **kwargs)
+            tell("read")
+            return result
+
+        return run
+
+    VideoModel.embed_media = telling("encode", VideoModel.embed_media)
+    tables.Tables.commit = telling("write", tables.Tables.commit)
+    tables.Tables.index = telling("index", tables.Tables.index)
     target = Library(library, model=need_embedder(load(model)))
-    ready.send("reads")
+    tell("read")
     target.add(media)
-    ready.send("done")
+    tell("done")
 
 
 class Trial:
-    """One ingest in a process, to be killed after some seconds; None lets it end."""
+    """One ingest in a process."""
 
-    def __init__(self, library: Path, media: Path, model: Path, *, after_s: float | None) -> None:
-        ours, theirs = _PROCESSES.Pipe()
+    def __init__(self, library: Path, media: Path, model: Path) -> None:
+        self._said, theirs = _PROCESSES.Pipe(duplex=False)
         words = (str(library), str(media), str(model), theirs)
-        process = _PROCESSES.Process(target=add, args=words)
-        process.start()
-        ours.recv()
-        start = time.perf_counter()
-        self.was_done = ours.poll(after_s)
-        process.kill()
-        process.join()
-        self.seconds = time.perf_counter() - start
+        self._process = _PROCESSES.Process(target=add, args=words)
+        self._process.start()
+        theirs.close()
+        self.steps: list[tuple[str, float]] = [("start", time.monotonic())]
+        """What it does, and since when."""
+
+    def wait_for(self, step: str, num: int) -> None:
+        """Wait until a step begins for the n-th time, or everything is done."""
+        while num and self.steps[-1][0] != "done":
+            self.steps.append(self._said.recv())
+            num -= self.steps[-1][0] == step
+
+    def kill(self) -> str:
+        """Kill it, and return the step that it was in."""
+        self._process.kill()
+        self._process.join()
+        try:
+            while True:
+                self.steps.append(self._said.recv())
+        except EOFError:
+            return self.steps[-1][0]
+
+
+class Course:
+    """How an undisturbed ingest goes."""
+
+    def __init__(self, trial: Trial) -> None:
+        trial.wait_for("done", 1)
+        trial.kill()
+        names, starts_s = zip(*trial.steps, strict=True)
+        lengths_s = [after - before for before, after in itertools.pairwise(starts_s)]
+        self.counts = Counter(names)
+        self.mean_s = {
+            step: sum(s for name, s in zip(names, lengths_s, strict=False) if name == step)
+            / self.counts[step]
+            for step in STEPS
+        }
+        self.seconds = starts_s[-1] - starts_s[1]
 
 
 def segments(library: Library, folder: Path) -> list[tuple[str, float, float]]:
@@ -82,37 +144,45 @@ def outcome(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="3 kills")
+    parser.add_argument("--quick", action="store_true", help="4 kills")
     arguments = parser.parse_args()
-    num_kills, num_videos = (3, 16) if arguments.quick else (100, 48)
+    num_kills = 4 if arguments.quick else 100
     moments = random.Random(0)
-    outcomes, num_inside = [], 0
+    outcomes, killed_in = [], Counter[str]()
+    tables._MIN_INDEXED = _MIN_INDEXED
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        world = World(num=num_videos, num_val=0, num_test=0, seed=0, level="duet")
-        render_world(root / "world", world)
+        render_world(root / "world", World(num=16, num_val=0, num_test=0, seed=0, level="duet"))
         media = root / "world/media"
-        write_model(root / "model")
+        write_model(root / "model", segment_s=1.4)
         model = need_embedder(load(root / "model"))
-        whole = Trial(root / "whole", media, root / "model", after_s=None)
+        course = Course(Trial(root / "whole", media, root / "model"))
         wanted = segments(Library(root / "whole", model=model), root)
+        begin_s = time.monotonic()
         for kill in range(num_kills):
-            library, after_s = root / f"killed-{kill}", moments.uniform(0, whole.seconds)
-            num_inside += not Trial(library, media, root / "model", after_s=after_s).was_done
+            library, step = root / f"killed-{kill}", STEPS[kill % len(STEPS)]
+            trial = Trial(library, media, root / "model")
+            trial.wait_for(step, moments.randint(1, course.counts[step]))
+            time.sleep(moments.uniform(0, course.mean_s[step]))
+            killed_in[trial.kill()] += 1
             outcomes.append(outcome(library, media, model, wanted, root))
+            shutil.rmtree(library)
+        seconds = time.monotonic() - begin_s
     figures = {
         "num_lost": sum(one["lost"] for one in outcomes),
         "num_doubled": sum(one["doubled"] for one in outcomes),
         "num_kills": num_kills,
-        "num_kills_during_ingest": num_inside,
-        "num_files": len(wanted),
+        "num_kills_during_ingest": num_kills - killed_in["done"],
+        **{f"num_kills_in_{step}": killed_in[step] for step in STEPS},
+        "num_segments": len(wanted),
         "mean_files_committed": round(sum(one["committed"] for one in outcomes) / num_kills, 1),
-        "undisturbed_s": round(whole.seconds, 2),
+        "undisturbed_s": round(course.seconds, 2),
+        "seconds_per_kill": round(seconds / num_kills, 2),
     }
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(figures["num_lost"] + figures["num_doubled"] > 0)
 
 

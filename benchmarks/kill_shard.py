@@ -4,7 +4,6 @@ Limit: every trial gives files that are byte for byte those of an undisturbed ru
 """
 
 import argparse
-import json
 import random
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 
 from valor.data.world.render import World, render_world
+from valor.evaluation.provenance import write_figures
 
 
 def command(world: Path, out: Path) -> list[str]:
@@ -71,7 +71,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(num_identical < num_kills)
 
 

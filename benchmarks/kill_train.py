@@ -1,12 +1,11 @@
 """Kill `valor train` with SIGKILL at random moments; restarted, it must learn exactly the same.
 
-A state is written after every step, so that many kills come while one is. Limit: every trial gives
-the weights of an undisturbed run to the last bit, and metrics.jsonl holds every step once with the
-same figures.
+A state is written after every step, so that many kills come while one is, and held-out records are
+looked at after every third. Limit: every trial gives the last and the best weights of an
+undisturbed run to the last bit, and metrics.jsonl holds every step once with the same figures.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from valor.data.world.render import World, render_world
+from valor.evaluation.provenance import write_figures
 from valor.training.monitor import read_metrics
 
 NUM_STEPS = 12
@@ -26,17 +26,19 @@ NUM_STEPS = 12
 def command(world: Path, out: Path) -> list[str]:
     words = ["train", "tiny", "--data", str(world), "--out", str(out), "--precision", "float32"]
     words += ["--num-steps", str(NUM_STEPS), "--save-every", "1", "--batch-size", "4"]
+    words += ["--probe.every", "3"]
     for part in ("vision", "audio", "text"):
         words += [f"--model.{part}.num-layers", "1"]
     words += ["--model.vision.temporal-layers", "1"]
     return [sys.executable, "-m", "valor.cli.main", *words]
 
 
-def learned(out: Path) -> tuple[bytes, list[dict[str, Any]]]:
-    """Weights, and what was logged of each step but for the time."""
+def learned(out: Path) -> tuple[list[bytes], list[dict[str, Any]]]:
+    """Last and best weights, and what was logged of each step but for the time."""
     rows = read_metrics(out / "metrics.jsonl")
-    kept = [{key: value for key, value in row.items() if key != "elapsed_s"} for row in rows]
-    return (out / "model/model.safetensors").read_bytes(), kept
+    timed = ("elapsed_s", "samples_per_s")
+    kept = [{key: value for key, value in row.items() if key not in timed} for row in rows]
+    return [(out / name / "model.safetensors").read_bytes() for name in ("model", "best")], kept
 
 
 def kill(words: list[str], out: Path, delay_s: float) -> bool:
@@ -61,7 +63,7 @@ def main() -> None:
     num_identical = num_once = num_saving = 0
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        render_world(root / "world", World(num=12, num_val=0, num_test=0, seed=0, level="duet"))
+        render_world(root / "world", World(num=12, num_val=4, num_test=0, seed=0, level="duet"))
         process = subprocess.Popen(
             command(root / "world", root / "whole"), stdout=subprocess.DEVNULL
         )
@@ -90,7 +92,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(min(num_identical, num_once) < num_kills)
 
 

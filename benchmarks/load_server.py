@@ -27,6 +27,7 @@ import numpy as np
 from valor.config import evolve
 from valor.data.manifest import read_manifest
 from valor.data.world.render import World, render_world
+from valor.evaluation.provenance import write_figures
 from valor.inference import load
 from valor.models.verbs import need_describer
 from valor.recipes.tiny import tiny
@@ -183,7 +184,7 @@ def main() -> None:
         print(f"{key:20} {value}")
     print("limits: num_5xx 0, memory_growth at most", MAX_GROWTH)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(figures["num_5xx"] > 0 or figures["memory_growth"] > MAX_GROWTH)
 
 

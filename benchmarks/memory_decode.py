@@ -5,7 +5,6 @@ environment variable `VALOR_TEST_MEDIA` names, in a random order, all before any
 """
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 
 from valor.errors import MediaError
+from valor.evaluation.provenance import write_figures
 from valor.media.segments import decode_segment
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.processing.tokenizer import Tokenizer
@@ -73,7 +73,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(figures["growth_mb"] > LIMIT_MB)
 
 

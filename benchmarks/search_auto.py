@@ -8,7 +8,6 @@ them over all.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections import defaultdict
@@ -18,6 +17,7 @@ import numpy as np
 
 from valor.data.manifest import Record, read_manifest
 from valor.data.world.language import caption_fits
+from valor.evaluation.provenance import write_figures
 from valor.evaluation.world import Truth, read_truth
 from valor.inference import load
 from valor.models.verbs import need_embedder
@@ -134,7 +134,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     sys.exit(figures["auto_behind_best_fixed"] > TOLERANCE or figures["auto_ahead_on_all"] <= 0)
 
 

@@ -9,7 +9,6 @@ before and above scratch on every reported metric.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections import defaultdict
@@ -20,6 +19,7 @@ from pathlib import Path
 from valor.config import evolve
 from valor.data.manifest import Record, read_manifest, write_manifest
 from valor.data.world.render import World, render_world
+from valor.evaluation.provenance import write_figures
 from valor.evaluation.world import read_truth
 from valor.inference import load
 from valor.protocols import find_protocol
@@ -131,7 +131,7 @@ def main() -> None:
         print(f"{key:48} {value:.4f}")
     print("goal: smallest_gain above 0")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from torch import Tensor
 from valor.config import evolve
 from valor.data.masks import MaskedClip
 from valor.data.world.masks import CLASSES, mask_scenes, masked_clip
+from valor.evaluation.provenance import write_figures
 from valor.recipes.tmanet import MaskTrainConfig, mask_task, new_model, score, tmanet_world
 from valor.training.loop import fit
 
@@ -131,7 +132,7 @@ def main() -> int:
         print(f"{key:32} {value}")
     print(f"{'ok' if good else 'OFF'}: on spoilt frames above every other arm by more than spread")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(arguments.json, figures)
     return int(not good and not quick)
 
 

@@ -157,9 +157,13 @@ def results_page() -> str:
     ]
     for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
         values = dict(flat(json.loads(path.read_text(encoding="utf-8"))))
-        notes = {key: values.pop(key, "not noted") for key in ("machine", "commit")}
+        notes = {
+            key: values.pop(key, None) or values.pop(f"protocol.{key}", "not recorded")
+            for key in ("machine", "commit", "date")
+        }
         lines += [f"\n## {path.stem}\n"]
-        lines += [f"Machine: {notes['machine']}. Commit: {notes['commit']}.\n"]
+        lines += [f"Machine: {notes['machine']}. Commit: {notes['commit']}. "]
+        lines[-1] += f"Date: {notes['date']}.\n"
         lines += ["| figure | value |", "|--|--|"]
         lines += [f"| `{key}` | {_figure(value)} |" for key, value in values.items()]
     return "\n".join(lines) + "\n"

@@ -65,7 +65,9 @@ class ManifestError(ValorError):
 class ModelError(ValorError):
     """A model that is missing, incomplete, inconsistent, or cannot do what is asked of it."""
 
-    next_step = "name a folder that `valor train` or `valor convert` wrote, or a public model"
+    next_step = (
+        "name a folder that `valor train` or `valor convert` wrote, a public model, or tiny-world"
+    )
 
 
 class TrainingError(ValorError):

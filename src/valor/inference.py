@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from valor.checkpoints.box import find_boxed
+from valor.checkpoints.box import find_folder
 from valor.checkpoints.folder import load_model
-from valor.data.collate import collate_media
+from valor.data.collate import collate_media, placed
 from valor.errors import ModelError
 from valor.media.segments import DecodePlan
 from valor.models.generation import Generated, GenerationConfig
@@ -26,11 +26,13 @@ from valor.types import (
     AUDIOVISUAL,
     MEDIA_GROUPS,
     Answer,
+    Batch,
     Caption,
     Embeddings,
     Modality,
     Sample,
     Segment,
+    TextBatch,
 )
 
 if TYPE_CHECKING:
@@ -58,28 +60,41 @@ def load(source: str | Path, *, trust_code: bool = False) -> Model:
         ModelError: If there is no such model, or it is incomplete, damaged or of an unknown type.
         DependencyError: If it needs a package that is not installed.
     """
-    name, folder = str(source), Path(source)
+    name = str(source)
     if name.startswith(("http://", "https://")):
         from valor.checkpoints.endpoint import Endpoint
 
         return Endpoint(name)
-    if not folder.is_dir() and (boxed := find_boxed(name)):
-        folder = boxed
-    if not folder.is_dir():
-        from valor.checkpoints.hub import is_ours_on_hub, local_folder
-
-        folder = local_folder(name) if is_ours_on_hub(name) else folder
+    folder = find_folder(name)
     if folder.is_dir() and _is_ours(folder):
         system, processor, fingerprint = load_model(folder, trust_code=trust_code)
-        if not isinstance(system, Valor):
-            if not hasattr(system, "write"):
-                raise ModelError(f"{folder}: {system.config.kind} neither embeds nor describes")
-            return DescribingModel(system, processor, fingerprint)
-        system.decoder.pack()
-        return VideoModel(system, processor, fingerprint)
+        if isinstance(system, Valor):
+            system.decoder.pack()
+        return at_work(system, processor, fingerprint)
     from valor.checkpoints.foreign import load_public
 
     return load_public(name)
+
+
+def at_work(system: Any, processor: Processor, fingerprint: str = "") -> "DescribingModel":
+    """Give a system of ours its verbs.
+
+    Args:
+        system: Weights, in evaluation mode, on any device.
+        processor: Their preprocessing.
+        fingerprint: Names both.
+
+    Returns:
+        A `VideoModel` for VALOR's weights.
+
+    Raises:
+        ModelError: If the system can do neither verb.
+    """
+    if isinstance(system, Valor):
+        return VideoModel(system, processor, fingerprint)
+    if not hasattr(system, "write"):
+        raise ModelError(f"{system.config.kind} neither embeds nor describes")
+    return DescribingModel(system, processor, fingerprint)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -177,8 +192,10 @@ class DescribingModel(FileVerbs):
         rows = [row for row, sample in enumerate(seen) if sample.available]
         if not rows:
             return
-        batch = collate_media([seen[row] for row in rows], self.processor)
-        asked = self.processor.encode_texts([questions[row] for row in rows]) if questions else None
+        batch = self._batch([seen[row] for row in rows])
+        asked = None
+        if questions:
+            asked = self._there(self.processor.encode_texts([questions[row] for row in rows]))
         tokenizer = self.processor.tokenizer
         for generated in generate(
             self.system.encode_media(batch),
@@ -195,6 +212,16 @@ class DescribingModel(FileVerbs):
             for row, text, sure in zip(rows, texts, confidence.tolist(), strict=True):
                 written[row] = (text, seen[row].available, sure)
             yield list(written)
+
+    def _batch(self, samples: Sequence[Sample]) -> Batch:
+        """Samples where the weights are."""
+        where = next(self.system.parameters())
+        return placed(collate_media(samples, self.processor), where.device, where.dtype)
+
+    def _there(self, texts: TextBatch) -> TextBatch:
+        """Texts where the weights are."""
+        where = next(self.system.parameters()).device
+        return TextBatch(token_ids=texts.token_ids.to(where), valid=texts.valid.to(where))
 
 
 class VideoModel(DescribingModel):
@@ -249,8 +276,8 @@ class VideoModel(DescribingModel):
     @torch.inference_mode()
     def embed_samples(self, samples: Sequence[Sample]) -> dict[Modality, Embeddings]:
         """Embed prepared samples; what `embed_media` does after preparation."""
-        outputs = self.valor.encode_media(collate_media(samples, self.processor))
-        return self.valor.embed_media(outputs)
+        media = self.valor.embed_media(self.valor.encode_media(self._batch(samples)))
+        return {modality: _here(embeddings) for modality, embeddings in media.items()}
 
     @property
     def matches(self) -> bool:
@@ -284,12 +311,12 @@ class VideoModel(DescribingModel):
         if valor.match_head is None:
             raise ModelError("this model has no matching head; train it with model.matches=true")
         samples = [_restrict(self.processor.prepare(segment), using) for segment in segments]
-        media = valor.encode_media(collate_media(samples, self.processor))
+        media = valor.encode_media(self._batch(samples))
         memory, scores = valor.remember(media), list[float]()
         for first in range(0, len(texts), _PAIRS_AT_ONCE):
             cut = slice(first, first + _PAIRS_AT_ONCE)
-            own = memory.rows(torch.tensor(owner[cut]))
-            written = self.processor.encode_texts(texts[cut])
+            written = self._there(self.processor.encode_texts(texts[cut]))
+            own = memory.rows(torch.tensor(owner[cut], device=written.valid.device))
             logits = match_logits(valor.decoder, valor.match_head, written, own, using)
             scores += logits.tolist()
         return scores
@@ -297,7 +324,17 @@ class VideoModel(DescribingModel):
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts, word by word."""
-        return self.valor.encode_text(self.processor.encode_aligned_texts(texts))
+        return _here(
+            self.valor.encode_text(self._there(self.processor.encode_aligned_texts(texts)))
+        )
+
+
+def _here(embeddings: Embeddings) -> Embeddings:
+    return Embeddings(
+        vectors=embeddings.vectors.cpu(),
+        weight_logits=embeddings.weight_logits.cpu(),
+        valid=embeddings.valid.cpu(),
+    )
 
 
 def _restrict(sample: Sample, using: Modality) -> Sample:

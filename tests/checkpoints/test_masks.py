@@ -41,7 +41,7 @@ def folder(world, tmp_path_factory):
 def test_a_resumed_run_equals_an_uninterrupted_one(world, folder, tmp_path):
     """Also in what its batch norms have counted."""
 
-    def report(stage, done, total):
+    def report(stage, done, total, *, note=""):
         if stage == "train" and done == 3:
             raise StopError
 

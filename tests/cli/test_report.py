@@ -15,6 +15,7 @@ def run_folder(folder, *, rate, losses):
         {"step": step, "elapsed_s": 60.0 * step, "loss": loss, "grad_norm/vision": 1.0}
         for step, loss in enumerate(losses)
     ]
+    rows[0]["probe"], rows[1]["probe"] = 0.7, 0.6
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
 
@@ -29,8 +30,9 @@ def test_runs_stand_side_by_side_on_a_page_that_needs_nothing_else(tmp_path, cap
     assert "optim.learning_rate" in page and "0.125" in page and "0.25" in page
     assert ">seed<" not in page
     assert "first&lt;b&gt;" in page and "first<b>" not in page
-    assert page.count("<figure>") == 2
-    assert page.count("<polyline") == 4
+    assert "0.700 after 1" in page
+    assert page.count("<figure>") == 3
+    assert page.count("<polyline") == 6
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
 
 

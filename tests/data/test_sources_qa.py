@@ -9,6 +9,7 @@ VQA_ANNOTATIONS = {
         {
             "question_id": 262148000 + number,
             "question_type": "what is",
+            "answer_type": "other",
             "answers": [{"answer": text, "answer_id": 1}] * 10,
         }
         for number, text in enumerate(["down", "watching"])
@@ -38,7 +39,7 @@ def test_music_avqa_fills_its_templates_in(load):
         "How many types of musical instruments sound in the video?",
     ]
     assert [question.needs for question in questions] == ["both", "audio", "vision", "both"]
-    assert [question.type for question in questions][1:3] == ["comparative", "location"]
+    assert [q.type for q in questions][1:3] == ["audio comparative", "visual location"]
     assert imported.missing == ["00000132"]
 
 
@@ -70,6 +71,7 @@ def test_vqav2_keeps_all_ten_answers(load, put):
         ("down",) * 10,
         ("watching",) * 10,
     ]
+    assert {question.type for question in record.questions} == {"other"}
     with pytest.raises(ManifestError, match="add the annotations file"):
         load("vqav2", questions)
 

@@ -93,7 +93,7 @@ def run_command(words: list[str], endpoint: str) -> None:
             ask_server(words[1:])
         case ["valor", "world", "render", *_]:
             assert main([*words[1:], "--num", "8", "--num-val", "2", "--num-test", "4"]) == 0
-        case ["valor", *rest]:
+        case ["valor", *rest] | ["python", "-m", "valor", *rest]:
             assert main(rest) == 0, shlex.join(words)
         case ["make", target]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -114,6 +114,7 @@ def run_command(words: list[str], endpoint: str) -> None:
 
 def ask_server(words: list[str]) -> None:
     """Start a verb that serves a page on a free port, look at the page, and interrupt it."""
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     with subprocess.Popen(
         [sys.executable, "-m", "valor.cli.main", *words, "--port", "0"],
         stdout=subprocess.PIPE,
@@ -124,7 +125,7 @@ def ask_server(words: list[str]) -> None:
         try:
             assert process.stdout is not None
             address = next(re.finditer(r"http://\S+", process.stdout.readline()))[0]
-            with urllib.request.urlopen(address, timeout=20) as page:
+            with opener.open(address, timeout=20) as page:
                 assert b"<title>" in page.read()
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=20)

@@ -6,7 +6,9 @@ two steps. Blocks that need a hub, a cloud or a cluster say so in a comment befo
 `<!-- not run: hub -->`. The README runs after the demo itself, in `tests/e2e`.
 """
 
+import itertools
 import json
+import re
 import shutil
 import threading
 import wave
@@ -68,6 +70,7 @@ def prepared(
     for name in ("benchmarks", "tests"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "VALOR-base/vocab.txt").write_text("\n".join(words_of(256)) + "\n")
+    write_own_videos(folder / "my-videos", world / "media/test-000000.mp4")
     write_annotations(folder)
     write_predictions(folder)
     with pe_av_without_timm():
@@ -81,6 +84,15 @@ def write_sound(path: Path) -> None:
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(tone.astype(np.int16).tobytes())
+
+
+def write_own_videos(folder: Path, video: Path) -> None:
+    """Videos with their captions beside them, in two splits."""
+    for split, name in itertools.product(("train", "test"), ("one", "two")):
+        clip = folder / split / f"{split}-{name}.mp4"
+        clip.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, clip)
+        clip.with_suffix(".txt").write_text(f"a bell rings {name} times\n")
 
 
 def write_predictions(folder: Path) -> None:
@@ -155,7 +167,9 @@ def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_block(block: Block, names: dict, endpoint: str) -> None:
-    if block.language == "python":
+    if named := re.match(r"# (\w+\.py)\n", block.code):
+        Path(named[1]).write_text(block.code, encoding="utf-8")
+    elif block.language == "python":
         exec(compile(block.code, block.where, "exec"), names)
     elif block.language == "json":
         Path("block.jsonl").write_text(" ".join(block.code.split()))
@@ -173,6 +187,7 @@ def test_every_block_of_a_page_runs(
     shutil.copytree(prepared, folder, symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.syspath_prepend(folder)
     names: dict = {}
     for block in blocks(page):
         if not block.reason:

@@ -47,11 +47,21 @@ def test_every_error_has_a_remedy_of_its_own():
         ["score", "retrieval", "--scores", "nowhere.npy"],
         ["convert", "nowhere", "out"],
         ["caption", "nowhere", "file.mp4"],
+        ["index", "new.library", "."],
+        ["serve", "nowhere.library"],
+        ["evaluate", "nowhere", "--data", "nowhere.jsonl", "--out", "out"],
+        ["evaluate", "tiny-world", "--data", "silent.jsonl", "--out", "out"],
+        ["train", "finetune", "--start", "tiny-world", "--data", "silent.jsonl", "--out", "out"],
+        ["train", "mine:run", "--data", "nowhere.jsonl", "--out", "out"],
+        ["data", "validate", "nowhere.jsonl"],
+        ["data", "import", "msrvtt", "nowhere.json", "--media", ".", "--out", "out"],
     ],
 )
 def test_an_error_on_the_command_line_ends_with_what_to_do(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("silent.jsonl").write_text('{"id": "one", "media": "one.mp4", "split": "train"}\n')
     assert main(words) != 0
+    assert not Path("out").exists()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("valor: ")
     problem, _, next_step = line.rpartition("; ")

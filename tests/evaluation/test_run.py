@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from valor.data.manifest import Record, read_manifest
-from valor.data.world.language import AUDIO_SLOTS, VISION_SLOTS, parse_caption
+from valor.data.world.language import AUDIO_SLOTS, VISION_SLOTS, caption_fits, parse_caption
 from valor.errors import ManifestError, MediaError
+from valor.evaluation import world as evaluation_world
+from valor.evaluation.retrieval import caption_pool
 from valor.evaluation.run import collect, evaluate
 from valor.evaluation.world import add_truth, caption_truth, read_truth
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Answer, Caption, Embeddings, Modality, Segment
@@ -98,6 +101,33 @@ def test_an_oracle_reaches_every_ceiling(report):
         assert report["answering"][group]["prior"].keys() == {"vision", "audio", "both"}
     assert report["answering"]["audiovisual"]["prior"]["both"] == 1.0
     assert report["answering"]["vision"]["prior"]["both"] < 1.0
+
+
+def test_the_truth_of_a_few_captions_at_a_time_is_that_of_all(world, oracle, monkeypatch):
+    records = read_manifest(world, split="test")
+    outputs, truth = collect(oracle, records), read_truth(world)
+    found = []
+    for at_once in (512, 3):
+        monkeypatch.setattr(evaluation_world, "_QUERIES_AT_ONCE", at_once)
+        figures, items = evaluate(oracle, records, outputs), {}
+        add_truth(figures, oracle, outputs, truth, items=items)
+        found.append([figures["retrieval"], figures["by_caption"], items])
+    assert found[0] == found[1]
+
+
+def test_a_caption_fits_where_all_that_its_group_can_tell_is_true(world, oracle):
+    outputs = collect(oracle, read_manifest(world, split="test"))
+    truth = [read_truth(world)[record.id] for record in outputs.records]
+    pool = caption_pool(oracle, outputs, about=AUDIOVISUAL, group=Modality.AUDIO)
+    fitting = evaluation_world._fitting(pool, truth, Modality.AUDIO)
+    heard = [
+        {slot: value for slot, value in truth[row].slots_of[text].items() if slot in AUDIO_SLOTS}
+        for text, row in zip(pool.texts, pool.rows, strict=True)
+    ]
+    expected = np.array([[caption_fits(slots, row.facts) for row in truth] for slots in heard])
+    assert 0 < expected.mean() < 1
+    assert np.array_equal(fitting.texts(slice(None)), expected)
+    assert np.array_equal(fitting.items(slice(None)), expected.T)
 
 
 def test_more_modalities_do_not_hurt_an_oracle(report):

@@ -1,5 +1,9 @@
+import json
+from pathlib import Path
+
 import pytest
 
+from valor.cli.main import main
 from valor.errors import UsageError
 from valor.metrics.answer_protocols import (
     ANSWER_PROTOCOLS,
@@ -37,6 +41,28 @@ def test_numbers_of_activitynet_are_names_of_types() -> None:
         **{"motion": 1, "yes/no": 0, "other": 1}
     }
     assert report["by_group"]["free"]["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "field", "sizes"),
+    [
+        ("activitynet-qa", "activitynet_qa/test_a.json", "answer", (800, 800, 800, 2094, 697)),
+        ("music-avqa", "music_avqa/avqa-test.json", "anser", (1022, 601, 1199, 1228, 995)),
+    ],
+)
+def test_types_of_published_questions_are_those_of_the_set(
+    annotations: Path, tmp_path: Path, capsys, name: str, file: str, field: str, sizes
+) -> None:
+    rows = json.loads((annotations / file).read_text(encoding="utf-8"))
+    given = [{"question_id": row["question_id"], "answer": row[field]} for row in rows]
+    (tmp_path / "given.json").write_text(json.dumps(given), encoding="utf-8")
+    words = ["--candidates", str(tmp_path / "given.json"), "--references", str(annotations / file)]
+    assert main(["score", "answers", *words, "--protocol", name, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["accuracy"] == 1
+    assert tuple(report["by_type"]) == ANSWER_PROTOCOLS[name].types
+    assert tuple(row["num"] for row in report["by_type"].values())[:5] == sizes
+    assert sum(row["num"] for row in report["by_type"].values()) == len(rows)
 
 
 def test_msrvtt_types_are_the_first_words_of_questions() -> None:

@@ -55,7 +55,7 @@ def test_rebuild_starts_empty_with_the_new_model(library, folder, word_model):
 def test_missing_library_is_only_made_on_request(tmp_path, word_model):
     with pytest.raises(LibraryError, match="valor index"):
         Library(tmp_path / "absent", model=word_model(), create=False)
-    with pytest.raises(LibraryError, match="which model"):
+    with pytest.raises(LibraryError, match="needs a model"):
         Library(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
 
@@ -96,7 +96,7 @@ def test_model_is_loaded_by_name_when_first_needed(tmp_path, folder, word_model,
 def test_library_without_a_model_still_lists(library, folder):
     bare = Library(library.path)
     assert names(bare) == ["a.mp4", "b.mp4"]
-    with pytest.raises(LibraryError, match="which model"):
+    with pytest.raises(LibraryError, match="needs a model"):
         bare.search("dog", merged=False)
 
 

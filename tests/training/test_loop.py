@@ -28,7 +28,7 @@ class StopError(Exception):
 
 
 def stop_at(step):
-    def report(stage, done, total):
+    def report(stage, done, total, *, note=""):
         if stage == "train" and done == step:
             raise StopError
 
@@ -87,6 +87,7 @@ def test_bad_files_are_counted_and_left_out(world, tmp_path):
     assert "1 unreadable" in (folder / "README.md").read_text()
     with pytest.raises(ManifestError, match="none of 1 records"):
         run(small_run(), [bad], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_id_that_stands_twice_is_refused_before_anything_is_written(world, tmp_path):
@@ -94,6 +95,20 @@ def test_an_id_that_stands_twice_is_refused_before_anything_is_written(world, tm
     with pytest.raises(ManifestError, match="stands 2 times"):
         run(small_run(), [*records, records[0]], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing_behind(world, tmp_path):
+    records = read_manifest(world, split="train")
+    wrong = evolve(small_run(), {"adapt.frozen": ["nose."]})
+    with pytest.raises(ConfigError, match=r"nose\."):
+        run(wrong, records, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"nose\."):
+        run(wrong, records, tmp_path / "old")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "old/notes.txt").read_text() == "mine"
 
 
 def test_metrics_name_every_term(world, tmp_path):
@@ -106,6 +121,8 @@ def test_metrics_name_every_term(world, tmp_path):
     assert {"grad_norm/vision", "grad_norm/audio", "grad_norm/decoder"} <= row.keys()
     assert sum(part**2 for part in parts) == pytest.approx(row["grad_norm"] ** 2, rel=1e-4)
     assert row["temperature"] == pytest.approx(ValorConfig().temperature)
+    assert all(0 < row[f"token_weight/{name}"] <= 1 for name in ("vision", "audio", "text"))
+    assert row["samples_per_s"] > 0
 
 
 def test_tensorboard_sees_what_metrics_hold(tmp_path):
@@ -156,8 +173,8 @@ def test_a_signal_ends_a_run_with_a_state_to_go_on_from(world, tmp_path):
     records = read_manifest(world, split="train")
     whole = run(small_run(), records, tmp_path / "whole")
 
-    def interrupt(stage, done, total):
-        if stage == "train" and done == 3:
+    def interrupt(stage, done, total, *, note=""):
+        if stage == "train" and done == 2:
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(SystemExit) as ended:
@@ -171,6 +188,7 @@ def test_a_signal_ends_a_run_with_a_state_to_go_on_from(world, tmp_path):
 
 
 def spoilt_task(spoilt, *, max_skipped=3):
+    """A run of eight steps, of which some have no finite loss."""
     model = torch.nn.Linear(2, 1)
 
     def losses(first):
@@ -189,6 +207,18 @@ def spoilt_task(spoilt, *, max_skipped=3):
         losses=losses,
         max_skipped=max_skipped,
     )
+
+
+def test_an_interrupt_ends_a_run_with_a_state_to_go_on_from(tmp_path):
+    def interrupt(stage, done, total, *, note=""):
+        if done == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(spoilt_task(set()), tmp_path, report=interrupt)
+    assert json.loads((tmp_path / "state/position.json").read_text())["next_step"] == 4
+    fit(spoilt_task(set()), tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(8))
 
 
 def test_a_step_that_would_spoil_the_weights_is_left_out_and_counted(tmp_path):

@@ -13,6 +13,7 @@ from tests.tiny import SPECIAL, small_run, tiny_model
 from tests.training.two_ranks import CASES, OBJECTIVES, joined_batch
 from valor.config import evolve
 from valor.data.manifest import read_manifest
+from valor.models.fusion import token_weights
 from valor.training import step
 from valor.training.monitor import read_metrics
 from valor.training.optim import OptimConfig, Optimizer
@@ -23,6 +24,7 @@ from valor.training.step import (
     Losses,
     backward,
     found_terms,
+    last_figures,
     loss_terms,
     shared_losses,
 )
@@ -32,7 +34,7 @@ class StopError(Exception):
     """Stands for a kill."""
 
 
-def stop(stage, done, total):
+def stop(stage, done, total, *, note=""):
     if stage == "train" and done == 3:
         raise StopError
 
@@ -113,6 +115,18 @@ def test_two_ranks_go_on_with_what_one_began(two_ranks, world, tmp_path):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
         assert two["align/audiovisual"] == pytest.approx(one["align/audiovisual"], abs=1e-4)
     assert (two_ranks / "run/model/model.safetensors").is_file()
+
+
+def test_token_weights_are_told_of_the_rows_that_have_tokens():
+    model, batch = tiny_model(), joined_batch()
+    shared = shared_losses(model, OBJECTIVES, SPECIAL, ComputeConfig())
+    shared(batch)
+    figures = last_figures(shared)
+    for modality, embeddings in model(batch).media.items():
+        rows = token_weights(embeddings)[embeddings.present]
+        wanted = sum(max(row.tolist()) for row in rows) / len(rows)
+        assert figures[f"token_weight/{modality.label}"] == pytest.approx(wanted, rel=1e-5)
+    assert figures["token_weight/text"] < 1
 
 
 @pytest.mark.parametrize("micro_batch", [2, 4])

@@ -8,6 +8,8 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file
 
+from valor.checkpoints.card import folder_origin, tower_origins
+from valor.checkpoints.folder import load_configs
 from valor.checkpoints.official_keys import video_swin
 from valor.config import evolve
 from valor.data.manifest import read_manifest
@@ -46,6 +48,7 @@ def towers(tmp_path_factory):
         "image_std": [0.5] * 3,
     }
     (folder / "vision/preprocessor_config.json").write_text(json.dumps(settings))
+    (folder / "vision/README.md").write_text("---\nlicense: apache-2.0\n---\n")
     return folder
 
 
@@ -79,6 +82,11 @@ def test_a_run_on_frozen_towers_leaves_them_as_they_are(towers, world, tmp_path)
         weights[name] for name in weights if name.startswith("vision.") and name.endswith(key)
     )
     assert torch.equal(ours, own[f"vision_model.{key}"])
+    card = (folder / "README.md").read_text()
+    assert "| vision | vision | apache-2.0 |\n| audio | audio | unknown |\n" in card
+    assert "license: other\nlicense_name: several\n" in card
+    origins = [folder_origin(folder), *tower_origins(load_configs(folder)[0])]
+    assert [origin.licence for origin in origins] == ["several", "apache-2.0", "unknown"]
     found = estimate(config, 12)
     frozen = sum(w.numel() for n, w in weights.items() if n.startswith(("vision.", "audio.")))
     assert found.parameters - found.trained == frozen

@@ -1,6 +1,7 @@
 """Models that come with the package, by name; `tiny-world` is one.
 
-`find_boxed` is what `valor.load` asks, `box` puts a trained model there in half precision.
+`find_folder` turns any name of a model of ours into its folder, `box` puts a trained model into the
+package in half precision.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,28 @@ def find_boxed(name: str) -> Path | None:
     """The folder of a model in the package; None if there is none of that name."""
     folder = _BOX / name
     return folder if name == TINY_WORLD and (folder / "config.json").is_file() else None
+
+
+def find_folder(name: str) -> Path:
+    """The folder that a name of a model of ours stands for.
+
+    Args:
+        name: A folder, a model of the package, or a hub id, which is downloaded.
+
+    Returns:
+        The folder; what is none of these comes back as it is.
+
+    Raises:
+        ModelError: If the hub has the model and it cannot be downloaded.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if boxed := find_boxed(name):
+        return boxed
+    from valor.checkpoints.hub import is_ours_on_hub, local_folder
+
+    return local_folder(name) if is_ours_on_hub(name) else folder
 
 
 def box(source: Path, report: Mapping[str, Any], *, out: Path = _BOX / TINY_WORLD) -> Path:

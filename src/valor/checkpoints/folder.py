@@ -156,7 +156,8 @@ def _check_words(config: SystemConfig, processor: Processor, folder: Path) -> No
     for part, (found, wanted) in sizes.items():
         if found > wanted or (part == "decoder's" and found != wanted):
             raise ModelError(
-                f"{folder}: the {part} tokenizer has {found} tokens, vocab_size is {wanted}"
+                f"{folder}: the {part} tokenizer has {found} tokens, vocab_size is {wanted}; "
+                "take all files from the same folder"
             )
 
 
@@ -177,7 +178,10 @@ def _compare(
         if expected[name].shape != weights[name].shape
     ]
     if missing or extra or wrong:
-        raise ModelError(f"{where}: missing {missing}, left over {extra}, other shape {wrong}")
+        raise ModelError(
+            f"{where}: missing {missing}, left over {extra}, other shape {wrong}; "
+            "it is damaged or of another version: train or convert it again"
+        )
 
 
 def _fingerprint(folder: Path) -> str:

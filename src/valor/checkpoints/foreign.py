@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import HFValidationError
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -196,12 +197,16 @@ def load_public(source: str) -> PublicModel:
         return PublicModel(source, [_space(source)])
     except ImportError as error:
         needed = " ".join(str(error).split()).partition(" Please note")[0]
-        raise DependencyError(f"{source}: {needed}") from None
+        raise DependencyError(f"{source}: {needed.rstrip('. ')}") from None
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        is_there = Path(source).exists()
-        problem = "cannot be loaded" if is_there else "no such model folder, nor a public model"
-        raise ModelError(f"{source}: {problem} ({reason})") from None
+        if Path(source).exists():
+            raise ModelError(
+                f"{source}: cannot be loaded ({reason}); "
+                "docs/public-models.md says what can be named"
+            ) from None
+        why = "" if isinstance(error, HFValidationError) else f" ({reason.partition('. ')[0]})"
+        raise ModelError(f"{source}: no such model folder, nor a public model{why}") from None
 
 
 def _space(source: str) -> Space:

@@ -68,8 +68,8 @@ def _chapters(model: "Model", arguments: Arguments) -> int:
     if arguments.format == "vtt" and len(arguments.files) > 1:
         raise UsageError(f"WebVTT is of one file, not of {len(arguments.files)}; use csv")
     from valor.media.probe import probe
-    from valor.media.segments import cut
-    from valor.models.verbs import need_describer, read_in_order
+    from valor.media.segments import cut, decode_segments
+    from valor.models.verbs import need_describer
 
     describer = need_describer(model)
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -81,7 +81,7 @@ def _chapters(model: "Model", arguments: Arguments) -> int:
     for path in map(str, arguments.files):
         try:
             stretches = cut(probe(path).duration_s, segment_s=model.segment_s)
-            segments = read_in_order(describer, path, stretches)
+            segments = decode_segments(path, model.plan, stretches)
             for segment, (start_s, end_s) in zip(segments, stretches, strict=True):
                 seen, heard = (
                     describer.describe([segment], using=single)[0].text

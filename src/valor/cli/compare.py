@@ -29,7 +29,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     arguments = parse(Arguments, argv, verb="compare")
     if len(arguments.folders) < 2:
-        raise UsageError("valor compare: expected two folders or more")
+        raise UsageError(
+            "valor compare: expected two folders or more; give what `valor evaluate --out` wrote"
+        )
     from valor.evaluation.comparison import comparison_table, write_model_comparison
     from valor.evaluation.items import compare
     from valor.evaluation.predictions import write_json

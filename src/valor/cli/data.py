@@ -104,7 +104,9 @@ class Import:
         """Write manifest and missing ids, and say how many of how many are there."""
         out = self.out if self.out.suffix == ".jsonl" else self.out / "manifest.jsonl"
         if self.format in FORMATS and not FORMATS[self.format].has_media and self.media is None:
-            raise UsageError(f"{self.format}: give the folder of the media files with --media")
+            raise UsageError(
+                f"{self.format}: its annotations come without media; give their folder with --media"
+            )
         media = self.media or out.parent / "media"
         with StageProgress() as progress:
             imported = import_records(
@@ -137,7 +139,8 @@ def _save(imported: Imported, out: Path, media: Path) -> Path:
     if not imported.records:
         first = f", none is named {imported.missing[0]!r}" if imported.missing else ""
         raise ManifestError(
-            f"found 0 of {imported.num_listed} listed: of the files in {media}{first}"
+            f"found 0 of {imported.num_listed} listed: of the files in {media}{first}; "
+            "give the folder of these media with --media"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     missing = out.with_suffix(".missing.txt")

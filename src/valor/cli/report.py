@@ -36,7 +36,10 @@ def main(argv: Sequence[str]) -> int:
     for folder in arguments.runs:
         config, metrics = folder / "config.json", folder / "metrics.jsonl"
         if not config.is_file() or not metrics.is_file():
-            raise UsageError(f"{folder}: no run folder (config.json or metrics.jsonl is missing)")
+            raise UsageError(
+                f"{folder}: no run folder (config.json or metrics.jsonl is missing); "
+                "give what `valor train` was given as --out"
+            )
         settings = parse_json(config.read_bytes(), str(config))
         runs[str(folder)] = TrainedRun(curves=read_metrics(metrics), config=settings)
     out = arguments.out or arguments.runs[0] / "runs.html"

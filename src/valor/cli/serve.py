@@ -1,5 +1,6 @@
 """`valor serve`: the page and the HTTP interface over a library."""
 
+import os
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ class Arguments:
     port: int = 7860
     """Where to listen."""
     token: str | None = None
-    """Asked of every client."""
+    """Asked of every client; by default the environment variable VALOR_TOKEN, which other users of
+    this machine do not see."""
+    name: tuple[str, ...] = ()
+    """Names by which a reverse proxy on this machine asks, such as videos.example.org."""
     root: tuple[Path, ...] = ()
     """Folders that may be indexed and shown; by default those of the library's files."""
     open: bool = True
@@ -48,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
         raise DependencyError(
             f"serving needs the package {error.name}; run `pip install valor-omni[serve]`"
         ) from None
-    guard = GuardConfig(host=arguments.host, token=arguments.token)
+    token = arguments.token or os.environ.get("VALOR_TOKEN")
+    guard = GuardConfig(host=arguments.host, token=token, names=arguments.name)
     library = Library(arguments.library, model=arguments.model, create=False)
     model = library.embedder
     describer = load(arguments.describer) if arguments.describer else model
@@ -59,13 +64,13 @@ def main(argv: Sequence[str]) -> int:
         roots=arguments.root,
         guard=guard,
     )
-    query = f"?token={arguments.token}" if arguments.token else ""
 
     def ready(port: int) -> None:
-        address = f"http://{arguments.host}:{port}/{query}"
-        print(f"{library.path.name}: {len(library)} segments at {address}", flush=True)
+        address = f"http://{arguments.host}:{port}/"
+        shown = f"?token={arguments.token}" if arguments.token else ""
+        print(f"{library.path.name}: {len(library)} segments at {address}{shown}", flush=True)
         if arguments.open:
-            webbrowser.open(address)
+            webbrowser.open(f"{address}?token={token}" if token else address)
 
     make_server(app, port=arguments.port, ready=ready).run()
     return 0

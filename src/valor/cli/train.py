@@ -4,8 +4,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -13,6 +14,10 @@ from valor.cli.arguments import Json, parse
 from valor.cli.progress import StageProgress
 from valor.config import evolve
 from valor.errors import UsageError
+
+if TYPE_CHECKING:
+    from valor.data.manifest import Record
+    from valor.data.reading import Source
 
 _OWN_OPTIONS = ("data", "out", "protocol", "start", "self-critical", "estimate", "json", "help")
 
@@ -27,7 +32,7 @@ class Arguments:
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, or package.module:function of your own."""
     data: tuple[str, ...] = ()
-    """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used."""
+    """Manifests, or one folder of shards, also s3:// or gs://; split `train` is learned."""
     out: Path | None = None
     """Run folder."""
     protocol: str | None = None
@@ -47,10 +52,10 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     own, changes = split_changes(argv)
     arguments = parse(Arguments, own, verb="train")
-    from valor.data.manifest import read_manifest
-    from valor.data.reading import read_shards
+    from valor.data.reading import FileSource
     from valor.data.shards import is_shards
     from valor.recipes import find_recipe
+    from valor.training.run import TrainConfig
 
     options = {"protocol": arguments.protocol, "start": arguments.start}
     given: dict[str, str | bool] = {k: v for k, v in options.items() if v is not None}
@@ -63,21 +68,41 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("--data is missing; give a manifest or a folder of shards")
     shards = [path for path in arguments.data if is_shards(path)]
     if shards and len(arguments.data) > 1:
-        raise UsageError(f"--data {shards[0]}: give one folder of shards alone")
-    if shards:
-        records, source = read_shards(shards[0], split="train")
-    else:
-        records = [r for path in arguments.data for r in read_manifest(path, split="train")]
-        source = None
+        raise UsageError(
+            f"--data {shards[0]}: shards go alone; give one folder of them, or manifests"
+        )
+    read = partial(_read, arguments.data, is_sharded=bool(shards))
+    records, source = read("train")
     if arguments.estimate:
         return _estimate(config, len(records), as_json=arguments.json)
     out = arguments.out or Path()
+    more: dict[str, Any] = {}
+    if isinstance(config, TrainConfig) and config.probe.every:
+        held_out, shown = read(config.probe.split)
+        if not held_out:
+            raise UsageError(
+                f"--probe.every {config.probe.every}: no record of split {config.probe.split!r} "
+                "in --data; --probe.split names another"
+            )
+        more["held_out"] = shown or FileSource(held_out)
     with StageProgress() as progress:
-        folder = config.run(records, out, source=source, report=progress)
+        folder = config.run(records, out, source=source, report=progress, **more)
     if os.environ.get("RANK", "0") != "0":  # One of several processes speaks for all.
         return 0
     print(json.dumps({"model": str(folder)}) if arguments.json else f"model in {folder}")
     return 0
+
+
+def _read(
+    data: Sequence[str], split: str, *, is_sharded: bool
+) -> "tuple[list[Record], Source | None]":
+    """Records of a split, and what holds their samples unless their media files do."""
+    from valor.data.manifest import read_manifest
+    from valor.data.reading import read_shards
+
+    if is_sharded:
+        return read_shards(data[0], split=split)
+    return [record for path in data for record in read_manifest(path, split=split)], None
 
 
 def _estimate(config: Any, num_records: int, *, as_json: bool) -> int:
@@ -122,7 +147,7 @@ def split_changes(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             continue
         value = value if equals else next(words, None)
         if value is None:
-            raise UsageError(f"{word}: expected a value")
+            raise UsageError(f"{word}: expected a value; write {word} VALUE")
         try:
             changes[name.replace("-", "_")] = json.loads(value)
         except json.JSONDecodeError:

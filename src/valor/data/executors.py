@@ -120,7 +120,9 @@ class RayExecutor:
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise DependencyError("executor ray: install the extra `valor-omni[ray]`") from None
+            raise DependencyError(
+                'executor ray needs the package ray; run `pip install "valor-omni[ray]"`'
+            ) from None
         rows = [{"item": task} for task in tasks]
         if not rows:
             return

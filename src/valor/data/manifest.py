@@ -80,7 +80,10 @@ def read_manifest(path: str | Path, *, split: str | None = None) -> list[Record]
         record = parse_record(line, folder=folder, where=f"{file}:{number}")
         if record.id in seen:
             where = f"{file}:{number}: id"
-            raise ManifestError(f"{where}: {record.id!r} stands in line {seen[record.id]} already")
+            raise ManifestError(
+                f"{where}: {record.id!r} stands in line {seen[record.id]} already; "
+                "give each line an id of its own"
+            )
         seen[record.id] = number
         if split is None or record.split == split:
             records.append(record)

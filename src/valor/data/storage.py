@@ -147,6 +147,6 @@ def _filesystem(path: str) -> tuple[Any, str]:
     try:
         return fsspec.url_to_fs(path)
     except ImportError as error:
-        raise DependencyError(f"{path}: {error}") from None
+        raise DependencyError(f"{path}: {error}; it is a package of its own, for pip") from None
     except ValueError as error:
         raise MediaError(path, "unreadable", str(error)) from None

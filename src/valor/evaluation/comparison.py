@@ -93,15 +93,19 @@ def _last_losses(runs: Mapping[str, TrainedRun], losses: Sequence[str]) -> Table
     for label, run in runs.items():
         tail = run.curves[-max(1, len(run.curves) // 10) :]
         minutes = f"{run.curves[-1]['elapsed_s'] / 60:.1f}" if run.curves else "-"
-        cells = [label, str(len(run.curves)), minutes]
+        looks = [(row["probe"], int(row["step"]) + 1) for row in run.curves if "probe" in row]
+        best = max(looks, key=lambda look: look[0], default=None)
+        shown = f"{best[0]:.3f} after {best[1]}" if best else "-"
+        cells = [label, str(len(run.curves)), minutes, shown]
         for name in losses:
             found = [row[name] for row in tail if math.isfinite(row.get(name, math.nan))]
             cells.append(f"{fmean(found):.3f}" if found else "-")
         rows.append(cells)
     return Table(
         title="Runs",
-        note="Losses are means over the last tenth of the steps.",
-        columns=["Run", "Steps", "Minutes", *losses],
+        note="Losses are means over the last tenth of the steps; the best look is the highest "
+        "figure on held-out records, and the steps before it.",
+        columns=["Run", "Steps", "Minutes", "Best look", *losses],
         rows=rows,
     )
 

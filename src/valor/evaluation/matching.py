@@ -98,6 +98,6 @@ def _match_pairs(
                 readers.submit(model.read, r.media, start_s=r.start_s, end_s=r.end_s) for r in own
             ]
             segments = [segment.result() for segment in read]
-        asked = [pool.texts[text] for text in texts[here]]
+        asked = [pool.texts[int(text)] for text in texts[here]]
         scores += model.match(segments, asked, (items[here] - first).tolist(), using=group)
     return np.array(scores)

@@ -5,7 +5,7 @@ batch by batch, so that memory does not grow with the data but for the embedding
 cannot be read is listed as missing.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -82,7 +82,11 @@ def collect(
     """
     outputs = merge(gather(_collect(model, share(records), progress)))
     if not outputs.records:
-        raise ManifestError(f"none of {len(records)} records can be read: {outputs.missing}")
+        reasons = ", ".join(f"{n} {why}" for why, n in Counter(outputs.missing.values()).items())
+        raise ManifestError(
+            f"none of {len(records)} records can be read ({reasons}); "
+            "`valor data validate MANIFEST --decode` says what is wrong with each"
+        )
     return outputs
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from valor.evaluation.items import TIES, Items, add_ranks
-from valor.evaluation.options import Options, Pair
+from valor.evaluation.options import PLAIN, Options, Pair
 from valor.evaluation.outputs import EvaluatedModel, Outputs, concatenate
 from valor.evaluation.pools import rank_pool, shared_rows, two_stage
 from valor.metrics.ranking import numbered
@@ -100,7 +100,7 @@ def query_pool(
 def retrieval(
     model: EvaluatedModel,
     outputs: Outputs,
-    options: Options,
+    options: Options = PLAIN,
     *,
     items: Items | None = None,
 ) -> dict[str, Any]:

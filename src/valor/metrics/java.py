@@ -74,7 +74,15 @@ def _run(
                 Meteor,
             )
 
-            corpus, items = Meteor().compute_score(truth, given)
+            scorer = Meteor()
+            try:
+                corpus, items = scorer.compute_score(truth, given)
+            finally:
+                # The package waits for ever for a lock that it held when its program failed.
+                if scorer.lock.locked():
+                    scorer.lock.release()
+                scorer.meteor_p.stdout.close()
+                scorer.meteor_p.stderr.close()
             return float(corpus), np.array(items, dtype=float)
         from pycocoevalcap.spice.spice import Spice  # pyright: ignore[reportMissingImports]
 

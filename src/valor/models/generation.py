@@ -64,6 +64,8 @@ class Generated:
     """Sum over the text's tokens and its end."""
     num_tokens: Int[Tensor, " batch"]
     """How many tokens the sum runs over."""
+    ended: Bool[Tensor, " batch"]
+    """False for a text that was cut at `max_tokens`."""
 
 
 def generate(
@@ -139,7 +141,7 @@ def stream(
         in_text = in_text & (token != special.end)
         token = token.masked_fill(~in_text, special.pad)
         ids = torch.cat([ids, token[:, None]], dim=1)
-        yield Generated(token_ids=ids, log_probability=total, num_tokens=num_tokens)
+        yield Generated(token_ids=ids, log_probability=total, num_tokens=num_tokens, ended=~in_text)
         if not bool(in_text.any()):
             return
 
@@ -186,6 +188,7 @@ class _Beams:
             token_ids=ids.masked_fill(ids == special.end, special.pad),
             log_probability=best.score[:, 0],
             num_tokens=best.num_tokens[:, 0],
+            ended=best.finished[:, 0],
         )
 
 

@@ -238,6 +238,7 @@ class LanguageDecoder(nn.Module):
             token_ids=ids.masked_fill(~in_text | is_end, special.pad),
             log_probability=chosen.masked_fill(~in_text, 0.0).sum(dim=1),
             num_tokens=in_text.sum(dim=1),
+            ended=is_end.any(dim=1),
         )
 
     def _ids(self, ids: Sequence[int]) -> Tensor:

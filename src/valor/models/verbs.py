@@ -65,7 +65,8 @@ class FileVerbs(ABC):
         captions = [c for part in self._parts(path) for c in describer.describe(part, using=using)]
         captions = [caption for caption in captions if caption.modalities_used]
         if not captions:
-            raise MediaError(str(path), "nothing_usable", f"no {using.label} to describe")
+            detail = f"no {using.label} to describe; use another modality, or another file"
+            raise MediaError(str(path), "nothing_usable", detail)
         return Caption(
             text="; ".join(dict.fromkeys(caption.text for caption in captions)),
             modalities_used=_union(captions),
@@ -95,7 +96,8 @@ class FileVerbs(ABC):
             if answer.modalities_used
         ]
         if not answers:
-            raise MediaError(str(path), "nothing_usable", f"no {using.label} to ask about")
+            detail = f"no {using.label} to ask about; use another modality, or another file"
+            raise MediaError(str(path), "nothing_usable", detail)
         return max(answers, key=lambda a: -1.0 if math.isnan(a.confidence) else a.confidence)
 
     def embed(self, path: str | Path) -> list[tuple[float, float, dict[Modality, np.ndarray]]]:
@@ -128,43 +130,9 @@ class FileVerbs(ABC):
     def _parts(self, path: str | Path) -> Iterator[list[Segment]]:
         """Read a file segment by segment, some at a time."""
         stretches = cut(probe(str(path)).duration_s, segment_s=self.segment_s)
-        segments = read_in_order(self, str(path), stretches)
+        segments = decode_segments(path, self.plan, stretches)
         while some := list(itertools.islice(segments, _SEGMENTS_AT_ONCE)):
             yield some
-
-
-def read_in_order(
-    model: Embedder | Describer,
-    path: str,
-    stretches: Sequence[tuple[float, float]],
-    *,
-    keyframes_only: bool = False,
-) -> Iterator[Segment]:
-    """Decode stretches of a file as a model wants them, in one pass if it says how by `plan`.
-
-    Args:
-        model: Any; one without a plan reads each stretch by itself.
-        path: A local file.
-        stretches: Begin and end of each in seconds, in time order, as `cut` gives them.
-        keyframes_only: True looks at no other frames of a video.
-
-    Yields:
-        One segment for each stretch; `MediaError` is raised when the broken one is due.
-    """
-    plan = plan_of(model)
-    if plan is not None:
-        plan = replace(plan, keyframes_only=keyframes_only)
-        yield from decode_segments(path, plan, stretches)
-        return
-    for start_s, end_s in stretches:
-        # A still image is planned as 0 to 0, which is all of it and no empty stretch.
-        end = end_s if end_s > start_s else None
-        yield model.read(path, start_s=start_s, end_s=end, keyframes_only=keyframes_only)
-
-
-def plan_of(model: object) -> DecodePlan | None:
-    """How densely a model reads; None if only its `read` knows. Equal plans read the same."""
-    return getattr(model, "plan", None)
 
 
 def fit(

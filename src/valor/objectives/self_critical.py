@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from valor.config import configclass
 from valor.data.collate import written_captions
@@ -24,7 +25,7 @@ from valor.errors import ConfigError
 from valor.metrics.cider import CiderCorpus
 from valor.metrics.ptb import tokenize
 from valor.models.decoder import Decoder, Remembered
-from valor.models.generation import GenerationConfig, stream
+from valor.models.generation import GenerationConfig, generate
 from valor.objectives.base import LossTerm
 from valor.objectives.captioning import Masking, predict_words
 from valor.processing.tokenizer import Tokenizer
@@ -175,11 +176,13 @@ def write(
         Texts as they are trained on: start, words, and the end where it was reached.
     """
     config = GenerationConfig(max_tokens=max_tokens, temperature=temperature)
-    words = list(stream(decoder, memory, group, special=special, config=config))
-    start = torch.full_like(words[0].token_ids, special.start)
+    found = generate(decoder, memory, group, special=special, config=config)
+    ids = found.token_ids
+    place, num_tokens = torch.arange(ids.shape[1], device=ids.device), found.num_tokens[:, None]
+    valid, is_last = place < num_tokens, place == num_tokens - 1
+    ids = ids.masked_fill(is_last & found.ended[:, None], special.end)
     return TextBatch(
-        token_ids=torch.stack([start, *(word.token_ids for word in words)], dim=1),
-        valid=torch.stack([torch.ones_like(start).bool(), *(w.in_text for w in words)], dim=1),
+        token_ids=F.pad(ids, (1, 0), value=special.start), valid=F.pad(valid, (1, 0), value=True)
     )
 
 

@@ -82,4 +82,6 @@ def find_function(name: str) -> Callable[..., Any]:
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"no function {name!r}: {error}") from None
+        raise UsageError(
+            f"no function {name!r} ({error}); `python -m valor` looks in this folder too"
+        ) from None

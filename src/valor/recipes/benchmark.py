@@ -169,7 +169,10 @@ def evaluate_protocol(
     split, options = split or protocol.split, options or options_of(protocol)
     records = [_asked(record, protocol) for record in read_manifest(data, split=split)]
     if not records:
-        raise ConfigError(f"{data}: no record of split {split!r}, which {protocol.name} measures")
+        raise ConfigError(
+            f"{data}: no record of split {split!r}, which {protocol.name} measures; name another "
+            "with --split, or put some into it"
+        )
     used = following(model, protocol)
     with process_group() as is_first:
         outputs = collect(used, records, progress=lambda *done: report("evaluate", *done))

@@ -18,10 +18,12 @@ import numpy as np
 from valor.checkpoints.box import TINY_WORLD, find_boxed
 from valor.data.manifest import Record, read_manifest
 from valor.data.world.render import World, render_world
+from valor.errors import ManifestError
 from valor.evaluation.items import Items, intervals, worst
 from valor.evaluation.meters import process_group
 from valor.evaluation.options import PLAIN, Options
 from valor.evaluation.predictions import write_json, write_predictions
+from valor.evaluation.provenance import provenance
 from valor.evaluation.report import Example, SearchExample, write_report
 from valor.evaluation.run import EvaluatedModel, Outputs, collect, evaluate
 from valor.evaluation.world import add_truth, read_truth
@@ -123,8 +125,13 @@ def evaluate_into(
 
     Returns:
         The content of `report.json`; empty in all processes but the first.
+
+    Raises:
+        ManifestError: If the manifest is wrong or has no such record.
     """
     records = read_manifest(data, split=split)
+    if not records:
+        raise ManifestError(f"{data}: no record of split {split!r}; name another with --split")
     with process_group() as is_first:
         outputs = collect(model, records, progress=lambda *done: report("evaluate", *done))
         if not is_first:
@@ -196,6 +203,7 @@ def protocol(*, seed: int, seconds: dict[str, float]) -> dict[str, Any]:
         "ties": "pessimistic",
         "dual_softmax": False,
         "seconds": seconds,
+        **provenance(),
     }
 
 

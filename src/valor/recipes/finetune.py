@@ -3,10 +3,8 @@
 What differs from benchmark to benchmark stands in `valor.protocols`.
 """
 
-from pathlib import Path
-
+from valor.checkpoints.box import find_folder
 from valor.checkpoints.folder import load_configs
-from valor.checkpoints.hub import is_ours_on_hub, local_folder
 from valor.config import evolve
 from valor.errors import UsageError
 from valor.objectives.alignment import AlignmentConfig
@@ -42,7 +40,7 @@ def finetune(
 
     Args:
         protocol: Name of a record; `retrieval`, `captioning` and `answering` are for own data.
-        start: Model folder, or its hub id.
+        start: Model folder, its hub id, or `tiny-world`.
         self_critical: Whether captions that the model writes are rewarded by their CIDEr, instead
             of predicting the words of others: the last stage, from a model that was fine-tuned for
             the same captions. The rate is then 2.5e-6, as in the released runs.
@@ -58,9 +56,7 @@ def finetune(
     record = find_protocol(protocol)
     if self_critical and record.task != "captioning":
         raise UsageError(f"--self-critical rewards captions; {protocol!r} is {record.task}")
-    folder = Path(start)
-    if not folder.is_dir() and is_ours_on_hub(start):
-        folder = local_folder(start)
+    folder = find_folder(start)
     system, processing = load_configs(folder)
     return TrainConfig(
         model=FolderConfig(path=str(folder)),

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from valor.errors import MediaError, UsageError
 from valor.models.fusion import join, token_weights
-from valor.models.verbs import read_in_order
 from valor.search.ingest import plan
+from valor.search.reading import read_in_order
 from valor.search.words import words_of
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
 

@@ -85,7 +85,9 @@ def ingest_with_ray(
         import ray  # pyright: ignore[reportMissingImports]
         from ray.util import ActorPool  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise DependencyError("ray: install the extra `valor-omni[ray]`") from None
+        raise DependencyError(
+            '--ray needs the package ray; run `pip install "valor-omni[ray]"`'
+        ) from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     known = tables.files()

@@ -23,7 +23,7 @@ from valor.data.sources.media import is_media
 from valor.errors import MediaError
 from valor.media.probe import probe
 from valor.media.segments import cut
-from valor.models.verbs import plan_of, read_in_order
+from valor.search.reading import plan_of, read_in_order
 from valor.search.tables import FileRow, parse_modalities, segment_table
 from valor.search.tracks import read_subtitles, sidecar_of, words_between
 from valor.types import Describer, Embedder, Modality, Segment
@@ -236,7 +236,7 @@ class Ingest:
         self._tables = tables
         self._embedder = embedder
         self._describer = describer
-        self._readers = [embedder]
+        self._readers: list[Embedder | Describer] = [embedder]
         if describer is not None and not _read_alike(embedder, describer):
             self._readers.append(describer)
         self._keyframes_only = keyframes_only

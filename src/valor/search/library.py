@@ -408,7 +408,8 @@ class Library:
             return self._embedder
         if self._model is None:
             raise LibraryError(
-                f"{self.path}: which model? Give its folder or hub id: `--model runs/demo/model`"
+                f"{self.path} is new and needs a model; give a folder or a hub id, such as "
+                "`--model facebook/pe-av-small`, or `--model tiny-world` for a first taste"
             )
         from valor.inference import load
 

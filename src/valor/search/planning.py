@@ -19,6 +19,8 @@ _PROBED_FILES = 200
 """More are taken to be as long as these on average."""
 _GRAPH_BYTES = 160
 """Of the index for each segment, beside one byte for each pooled number."""
+_LEAST_S = 1e-4
+"""Of a caption, which may be written while the next segments are read."""
 _WARM_COMMITS = 3
 """With so many, what comes before the first one does not count."""
 _FILE_SEGMENTS, _ALL_SEGMENTS = 32, 4096
@@ -73,7 +75,7 @@ def estimate(
     embed_s, caption_s = embedding.seconds_each, None
     if describer is not None:
         both_s = _measured(some, embedder, describer, share_s).seconds_each
-        caption_s = max(0.0, both_s - embed_s)
+        caption_s = max(_LEAST_S, both_s - embed_s)
     num_segments, media_hours = round(num_probed * scale), duration_s * scale / 3600
     embed_hours = embed_s * num_segments / 3600
     caption_hours = None if caption_s is None else caption_s * num_segments / 3600
@@ -85,7 +87,7 @@ def estimate(
         embed_hours=embed_hours,
         embed_media_hours_per_hour=media_hours / embed_hours,
         caption_hours=caption_hours,
-        caption_media_hours_per_hour=media_hours / caption_hours if caption_hours else None,
+        caption_media_hours_per_hour=caption_hours and media_hours / caption_hours,
     )
 
 

@@ -30,7 +30,6 @@ import anyio
 import anyio.to_thread
 import torch
 
-from valor.media.segments import DecodePlan
 from valor.models.verbs import FileVerbs, need_describer, need_embedder
 from valor.server.metrics import Metrics
 from valor.types import (
@@ -208,9 +207,9 @@ class BatchedModel(FileVerbs):
         return self._embedder.segment_s
 
     @property
-    def plan(self) -> DecodePlan:
-        """How densely the library's model reads recordings."""
-        return self._embedder.plan
+    def plan(self) -> Any:
+        """How densely the library's model reads recordings; None if only its `read` knows."""
+        return getattr(self._embedder, "plan", None)
 
     @property
     def describes(self) -> bool:

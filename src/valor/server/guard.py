@@ -51,6 +51,8 @@ class GuardConfig:
     """Where the server listens."""
     token: str | None = None
     """Needed by every client if there is one."""
+    names: tuple[str, ...] = ()
+    """By which a proxy on this machine may ask, beside this machine's own."""
     open_paths: tuple[str, ...] = ("/healthz",)
     """Need no token."""
     max_body_bytes: int = 1 << 20
@@ -65,6 +67,8 @@ class GuardConfig:
         """Refuse to let other machines in without a token."""
         if not self.is_loopback and not self.token:
             raise UsageError(f"host {self.host} can be reached by others; give a --token")
+        if self.names and not self.token:
+            raise UsageError(f"others can ask for {self.names[0]}; give a --token")
 
     @property
     def is_loopback(self) -> bool:
@@ -135,7 +139,8 @@ class Guard:
 
     def _check_host(self, headers: Headers) -> None:
         name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if self._config.is_loopback and not is_loopback(name):
+        is_known = is_loopback(name) or name in self._config.names
+        if self._config.is_loopback and not is_known:
             raise Problem(421, f"this is no server of {name!r}; ask for localhost")
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +21,7 @@ from valor.objectives.base import LossTerm
 from valor.training.monitor import Monitor, Report, silent
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.parallel import num_ranks, rank, summed, told
+from valor.training.probe import Probe
 from valor.training.state import States
 from valor.training.step import backward
 
@@ -57,6 +59,8 @@ class Task:
     and torch's random numbers alone."""
     max_skipped: int = 10
     """The run ends after so many steps in a row whose loss or gradient is not finite."""
+    probe: Probe = field(default_factory=Probe)
+    """Looks at held-out records, and may end the run early."""
 
 
 def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
@@ -78,7 +82,8 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
     """
     optimizer = Optimizer(task.model, task.optim, task.num_steps)
     states = States(out / "state", optimizer)
-    start = states.load()
+    start, probe = states.load(), task.probe
+    probe.restore(states.position.get("probe"))
     task.model.train()
     skipped: list[dict[str, object]] = []
     with (
@@ -87,15 +92,13 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
         closing(task.losses(start)) as losses,
         _signals() as received,
     ):
-        for step in range(start, task.num_steps):
+        for step in range(start, start if probe.gives_up else task.num_steps):
             torch.manual_seed(task.seed * 1_000_003 + step + rank() * 7_000_003)
             found = next(losses)
             values = backward(found.terms)
             norms = optimizer.step(step)
-            if rank() == 0:
-                report("train", step + 1, task.num_steps)
-            *sums, left_out, signal_number = summed(
-                [*values.values(), found.left_out, max(received, default=0)]
+            *sums, num_samples, left_out, signal_number = summed(
+                [*values.values(), len(found.ids), found.left_out, max(received, default=0)]
             )
             values = {name: x / num_ranks() for name, x in zip(values, sums, strict=True)}
             values |= {**norms, "learning_rate": optimizer.learning_rate(step), **found.figures}
@@ -104,16 +107,21 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
                 skipped = []
             else:
                 values["skipped"] = 1
-                ids = [id for part in told(list(found.ids)) for id in part]
-                skipped.append({"step": step, "ids": ids})
-            monitor.log(step, values)
+                skipped.append({"step": step, "ids": list(chain(*told(list(found.ids))))})
+            if not skipped and probe.is_due(step, task.num_steps):
+                values |= probe.look(optimizer.weights)
+            note = monitor.log(step, values, num_samples=num_samples)
             if len(skipped) >= task.max_skipped:
                 raise _diverged(out, skipped)
-            done = (step + 1) % task.save_every == 0 or step + 1 == task.num_steps
-            if (done or signal_number) and not skipped:
-                states.save(next_step=step + 1)
+            last = step + 1 == task.num_steps or probe.gives_up
+            if ((step + 1) % task.save_every == 0 or last or signal_number) and not skipped:
+                states.save(next_step=step + 1, probe=probe.state)
+            if rank() == 0:
+                report("train", step + 1, task.num_steps, note=note)
             if signal_number:
                 raise _ended_by(received[0] if received else signal.SIGTERM)
+            if last:
+                break
     return optimizer.weights
 
 

@@ -2,16 +2,20 @@
 
 import json
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-Report = Callable[[str, int, int], None]
-"""Called with a stage's name and how many of how many are done."""
+from typing import Any, Protocol
 
 
-def silent(stage: str, done: int, total: int) -> None:
+class Report(Protocol):
+    """Called with a stage's name, how many of how many are done, and a few words on how it goes."""
+
+    def __call__(self, stage: str, done: int, total: int, *, note: str = "") -> None:
+        """Tell it."""
+        ...
+
+
+def silent(stage: str, done: int, total: int, *, note: str = "") -> None:
     """A report that goes nowhere."""
 
 
@@ -33,21 +37,38 @@ class Monitor:
             self._lines = path.open("a", encoding="utf-8")
             self._board = _board(out / "tensorboard", first_step)
         self._elapsed_s = kept[-1]["elapsed_s"] if kept else 0.0
+        self._probed: float | None = None
         self._last = time.perf_counter()
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Write the values of a step with the seconds that the run has taken so far."""
-        if self._lines is None:
-            return
+    def log(self, step: int, values: dict[str, float], *, num_samples: float) -> str:
+        """Write the values of a step with the seconds that the run has taken so far.
+
+        Args:
+            step: Counted from 0.
+            values: By name.
+            num_samples: That were learned from in the step, for `samples_per_s`.
+
+        Returns:
+            The loss, the last look at held-out records and the rate, in words.
+        """
         now = time.perf_counter()
-        self._elapsed_s += now - self._last
-        self._last = now
+        seconds, self._last = now - self._last, now
+        self._elapsed_s += seconds
+        self._probed = values.get("probe", self._probed)
+        rate = num_samples / max(seconds, 1e-6)
+        known = {"loss": values.get("loss"), "probe": self._probed}
+        note = [f"{name} {value:.3f}" for name, value in known.items() if value is not None]
+        note = ", ".join([*note, f"{rate:.1f} samples/s"])
+        if self._lines is None:
+            return note
         row = {"step": step, "elapsed_s": round(self._elapsed_s, 3), **values}
+        row["samples_per_s"] = round(rate, 2)
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+        return note
 
     def close(self) -> None:
         """Close the file."""

@@ -6,15 +6,17 @@ where the last state was written, with exactly the batches and masks of an unint
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from valor.checkpoints.card import Origin, card, folder_origin, tower_origins
 from valor.checkpoints.folder import save_model
 from valor.config import configclass, evolve, fingerprint
 from valor.data.collate import collate_training, placed
@@ -23,7 +25,7 @@ from valor.data.manifest import Record
 from valor.data.mixture import Mixture
 from valor.data.reading import FileSource, Source
 from valor.data.samples import SampleStore, load_store
-from valor.errors import ManifestError
+from valor.errors import ConfigError, ManifestError
 from valor.models.valor import ValorConfig
 from valor.objectives.self_critical import CiderReward
 from valor.processing.processor import Processor, ProcessorConfig
@@ -40,9 +42,16 @@ from valor.training.parallel import (
     summed,
     wait_for_all,
 )
+from valor.training.probe import HeldOut, Probe, ProbeConfig
 from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
-from valor.training.state import claim
-from valor.training.step import ComputeConfig, ObjectivesConfig, found_terms, shared_losses
+from valor.training.state import claim, tidied
+from valor.training.step import (
+    ComputeConfig,
+    ObjectivesConfig,
+    found_terms,
+    last_figures,
+    shared_losses,
+)
 from valor.training.token_cache import TokenStore, load_tokens
 
 
@@ -68,6 +77,8 @@ class TrainConfig:
     """Steps between two states on disk."""
     cache_frozen: bool = False
     """Run towers that are frozen once, and keep their tokens in the run folder in float16."""
+    probe: ProbeConfig = ProbeConfig()
+    """Looks at held-out records, and early stopping."""
     reading: ReadingConfig | None = None
     """How a new view of each sample is read at every step. None decodes media files once, as
     inference sees them; shards are then read at every step with the defaults."""
@@ -91,10 +102,11 @@ class TrainConfig:
         out: Path,
         *,
         source: Source | None = None,
+        held_out: Source | None = None,
         report: Report = silent,
     ) -> Path:
         """Train a model; see `run` of this module."""
-        return run(self, records, out, source=source, report=report)
+        return run(self, records, out, source=source, held_out=held_out, report=report)
 
 
 def run(
@@ -103,6 +115,7 @@ def run(
     out: Path,
     *,
     source: Source | None = None,
+    held_out: Source | None = None,
     report: Report = silent,
 ) -> Path:
     """Train a model, or go on with a run that was stopped.
@@ -112,20 +125,25 @@ def run(
         records: Training data.
         out: Run folder; made if needed.
         source: Holds the samples of the records, row for row; None for their media files.
+        held_out: What `config.probe` looks at.
         report: Told about progress in stages `prepare` and `train`.
 
     Returns:
-        The model folder, `out/model`.
+        The model folder: `out/model`, or `out/best` of a run that looks at held-out records; its
+        last weights are in `out/model` all the same.
 
     Raises:
-        ConfigError: If the folder holds a run of another configuration.
+        ConfigError: If the folder holds a run of another configuration, or there is nothing to
+            look at.
         ManifestError: If no record can be read, or two have the same id.
     """
     _check(records)
+    if config.probe.every and not held_out:
+        raise ConfigError("probe.every: there are no held-out records; give some, or set it to 0")
     if config.num_epochs is not None:
         config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
-    with processes():
-        return _run(config, records, out, source, report)
+    with processes(), tidied(out):
+        return _run(config, records, out, source, held_out, report)
 
 
 def _run(
@@ -133,6 +151,7 @@ def _run(
     records: Sequence[Record],
     out: Path,
     source: Source | None,
+    held_out: Source | None,
     report: Report,
 ) -> Path:
     """What each process does; the first one writes."""
@@ -142,6 +161,7 @@ def _run(
         torch.manual_seed(config.seed)
         model, processor = begin(config.model, config.processor, records)
         source = source or _source(config, records, processor, out, report)
+        measured = deepcopy(model) if config.probe.every else None
         adapt(model, config.adapt)
         frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
         model.to(device(), training_dtype(config.precision))
@@ -153,6 +173,16 @@ def _run(
     own = config.objectives.self_critical
     reward = CiderReward(records, own.groups, processor.tokenizer) if own else None
     shared = shared_losses(model, config.objectives, special, config.compute, reward)
+    about = _card(config, model.config, source)
+
+    def whole(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return merged(model, frozen | dict(trained))
+
+    def keep(name: str, trained: Mapping[str, Tensor]) -> None:
+        if rank() == 0:
+            save_model(out / name, model.config, whole(trained), processor, card=about)
+
+    look = _look(config, measured, processor, held_out, report)
     task = Task(
         model=model,
         optim=config.optim,
@@ -160,20 +190,19 @@ def _run(
         save_every=config.save_every,
         seed=config.seed,
         losses=lambda first: _losses(config, shared, processor, source, first, tokens),
+        probe=Probe(config.probe, lambda found: look(whole(found)), partial(keep, "best")),
     )
-    weights = merged(model, frozen | fit(task, out, report=report))
-    if rank() == 0:
-        card = _card(config, source)
-        save_model(out / "model", model.config, weights, processor, card=card)
+    keep("model", fit(task, out, report=report))
     wait_for_all()
-    return out / "model"
+    return out / ("best" if config.probe.every else "model")
 
 
 def _check(records: Sequence[Record]) -> None:
     """Raise a `ManifestError` unless there is something to learn, and each id stands once."""
     if not any(record.captions or record.questions for record in records):
         raise ManifestError(
-            f"none of {len(records)} records has a caption or a question to train on"
+            f"none of {len(records)} records of split 'train' has a caption or a question; "
+            "`valor data stats MANIFEST` counts both"
         )
     counts = Counter(record.id for record in records)
     if len(counts) < len(records):
@@ -189,8 +218,26 @@ def _source(
         return FileSource(records)
     store = load_store(records, processor, out / "cache", progress=partial(report, "prepare"))
     if not len(store):
-        raise ManifestError(f"none of {len(records)} records can be read: {store.bad}")
+        raise ManifestError(
+            f"none of {len(records)} records can be read ({', '.join({*store.bad.values()})}); "
+            "`valor data validate MANIFEST --decode` says what is wrong with each"
+        )
     return store
+
+
+def _look(
+    config: TrainConfig,
+    model: nn.Module | None,
+    processor: Processor,
+    source: Source | None,
+    report: Report,
+) -> Callable[[dict[str, Tensor]], dict[str, float]]:
+    """What measures weights on held-out records, with a model of its own; nothing without one."""
+    if model is None or source is None:
+        return lambda weights: {}
+    told = partial(report, "held out")
+    own = config.objectives, config.probe
+    return HeldOut(model.to(device()), processor, source, *own, progress=told)
 
 
 def _losses(
@@ -225,11 +272,14 @@ def _losses(
                 if tokens is not None:
                     tokens.put(batch)
                 terms = found_terms(shared(placed(batch, device(), dtype)))
+            figures = last_figures(shared) if terms else {}
+            if scale is not None:
+                figures["temperature"] = math.exp(-scale.item())
             yield StepLoss(
                 terms=terms,
                 ids=[record.id for record in loaded.records],
                 left_out=config.batch_size // num_ranks() - len(loaded.records),
-                figures={} if scale is None else {"temperature": math.exp(-scale.item())},
+                figures=figures,
             )
 
 
@@ -243,11 +293,17 @@ def training_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def _card(config: TrainConfig, source: Source) -> str:
+def _card(config: TrainConfig, model: Any, source: Source) -> str:
+    """Of what the run makes: from what, and under which licences."""
+    start, origins = config.model, tower_origins(model)
+    if isinstance(start, FolderConfig):
+        origins = [folder_origin(Path(start.path)), *origins]
+    if isinstance(start, TowersConfig) and (start.vision or "").endswith(".pth"):
+        file = Path(start.vision or "").name
+        origins = [Origin(part="vision", source=file, licence="unknown"), *origins]
     unreadable = f" ({len(source.bad)} unreadable)" if isinstance(source, SampleStore) else ""
-    return (
-        "---\nlibrary_name: valor\nlicense: mit\npipeline_tag: feature-extraction\n---\n"
-        f"# VALOR, run {fingerprint(config)}\n\n"
+    text = (
         f"Trained for {config.num_steps} steps of {config.batch_size} on {len(source)} "
-        f"recordings{unreadable}.\n"
+        f"recordings{unreadable}."
     )
+    return card(f"VALOR, run {fingerprint(config)}", text, origins)

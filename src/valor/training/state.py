@@ -20,8 +20,8 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from valor.config import differences, from_dict, parse_json, to_json
-from valor.errors import ConfigError, TrainingError
-from valor.training.monitor import write_whole
+from valor.errors import ConfigError, TrainingError, ValorError
+from valor.training.monitor import read_metrics, write_whole
 from valor.training.optim import Optimizer
 from valor.training.parallel import local, num_ranks, rank
 
@@ -59,6 +59,21 @@ def claim(
         write_whole(path, to_json(config))
 
 
+@contextlib.contextmanager
+def tidied(out: Path) -> Iterator[None]:
+    """Leave nothing behind in a run folder if a `ValorError` comes before the first step."""
+    before = set(out.iterdir()) if out.is_dir() else None
+    try:
+        yield
+    except ValorError:
+        if rank() == 0 and out.is_dir() and not read_metrics(out / "metrics.jsonl"):
+            for path in set(out.iterdir()) - (before or set()):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if before is None:
+                out.rmdir()
+        raise
+
+
 class States:
     """Writes states of a run while it goes on, and reads the last whole one.
 
@@ -74,19 +89,22 @@ class States:
         self._group: Any = distributed.new_group(backend="gloo") if num_ranks() > 1 else None
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
+        self.position: dict[str, Any] = {"next_step": 0}
+        """As saved with the state that was loaded."""
 
-    def save(self, *, next_step: int) -> None:
+    def save(self, **position: Any) -> None:
         """Begin to write everything that the next step depends on.
 
         Args:
-            next_step: The step that a resumed run starts with; data and randomness follow from it.
+            **position: `next_step`, which a resumed run starts with and from which data and
+                randomness follow, and what else it must know, as JSON values.
 
         Raises:
             TrainingError: If the state before this one could not be written.
         """
         self.wait()
         snapshot = _tensors(self._optimizer)
-        self._writing = self._pool.submit(self._write, snapshot, next_step)
+        self._writing = self._pool.submit(self._write, snapshot, position)
 
     def wait(self) -> None:
         """Return when the state is on disk; a `TrainingError` if it cannot be written."""
@@ -119,11 +137,12 @@ class States:
                         tensors, checkpoint_id=candidate, no_dist=self._group is None
                     )
                 _restore(self._optimizer, tensors)
-                position = json.loads((candidate / "position.json").read_text(encoding="utf-8"))
-                return int(position["next_step"])
-        return 0
+                path = candidate / "position.json"
+                self.position = json.loads(path.read_text(encoding="utf-8"))
+                break
+        return int(self.position["next_step"])
 
-    def _write(self, tensors: dict[str, torch.Tensor], next_step: int) -> None:
+    def _write(self, tensors: dict[str, torch.Tensor], position: dict[str, Any]) -> None:
         partial = self._folder.with_name("state.partial")
         if rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -137,8 +156,7 @@ class States:
                 no_dist=self._group is None,
             )
         if rank() == 0:
-            position = json.dumps({"next_step": next_step})
-            (partial / "position.json").write_text(position, encoding="utf-8")
+            (partial / "position.json").write_text(json.dumps(position), encoding="utf-8")
             old = self._folder.with_name("state.old")
             shutil.rmtree(old, ignore_errors=True)
             if self._folder.exists():

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from valor.config import configclass
 from valor.data.collate import Place, batch_of, tensors_of
+from valor.models.fusion import token_weights
 from valor.models.valor import Encoded
 from valor.objectives.alignment import AlignmentConfig, align
 from valor.objectives.answering import AnsweringConfig, answer
@@ -95,6 +96,8 @@ class Losses(nn.Module):
         self.model: Any = model
         self.config, self.special, self.micro_batch = config, special, micro_batch
         self.reward = reward
+        self.figures: dict[str, float] = {}
+        """What the last step is worth a curve for beside its terms."""
 
     def forward(self, batch: Batch) -> dict[str, tuple[Tensor, LossTerm]]:
         """Compute every term that the rows of any rank give.
@@ -157,11 +160,24 @@ class Losses(nn.Module):
             media=_joined([part.media for part in parts]),
             aligned_texts=_joined([part.aligned_texts for part in parts]),
         )
+        known = {**encoded.media, Modality.TEXT: next(iter(encoded.aligned_texts.values()), None)}
+        self.figures = {
+            f"token_weight/{modality.label}": _largest_weight(embeddings)
+            for modality, embeddings in known.items()
+            if embeddings is not None
+        }
         texts = {
             group: replace(text, token_ids=gathered(text.token_ids), valid=gathered(text.valid))
             for group, text in batch.aligned_texts.items()
         }
         return align(encoded, replace(batch, aligned_texts=texts), self.config.alignment)
+
+
+@torch.no_grad()
+def _largest_weight(embeddings: Embeddings) -> float:
+    """How much the token counts that matters most: the mean over rows that have any."""
+    largest = token_weights(embeddings).amax(dim=1)
+    return float(largest.sum() / embeddings.present.sum().clamp(min=1))
 
 
 def _joined(parts: list[dict[Modality, Embeddings]]) -> dict[Modality, Embeddings]:
@@ -232,6 +248,11 @@ def shared_losses(
 def found_terms(found: dict[str, tuple[Tensor, LossTerm]]) -> dict[str, LossTerm]:
     """What a shared `Losses` returned, with the values that ranks were made to agree on."""
     return {name: replace(term, value=value) for name, (value, term) in found.items()}
+
+
+def last_figures(shared: nn.Module) -> dict[str, float]:
+    """What a shared `Losses` noted beside its terms when it was last called."""
+    return dict(next(part for part in shared.modules() if isinstance(part, Losses)).figures)
 
 
 def backward(terms: dict[str, LossTerm]) -> dict[str, float]:

@@ -45,7 +45,9 @@ def folder(files: Sequence[Path], media: MediaFolder) -> Iterator[Record]:
     """
     for root in files:
         if not root.is_dir():
-            raise ManifestError(f"{root}: not a folder")
+            raise ManifestError(
+                f"{root}: not a folder; give the one that holds media and their texts"
+            )
         best = {bare(name): name for name in reversed(media_files(root))}
         for id in sorted(best):
             yield from _with_sidecars(root / best[id], id)

@@ -235,7 +235,7 @@ def import_records(
     if format not in FORMATS:
         raise UsageError(f"unknown format {format!r}; there is {', '.join(FORMATS)}")
     if gone := [path for path in files if not path.exists()]:
-        raise ManifestError(f"{gone[0]}: no such file or folder")
+        raise ManifestError(f"{gone[0]}: no such file or folder; check the path")
     kind = FORMATS[format]
     parts = [part for path in files for part in kind.parts(path)]
     batches = [parts] if kind.is_whole else [[part] for part in parts]

@@ -122,7 +122,7 @@ def music_avqa(files: Sequence[Path], media: MediaFolder) -> Iterator[Record]:
                 text=_filled(row),
                 answers=(row.id("anser"),),
                 needs=_MUSIC_NEEDS[needs],
-                type=kind.lower(),
+                type=f"{needs} {kind}".lower(),
             )
             yield Record(
                 id=row.id("video_id"),
@@ -188,7 +188,7 @@ def vqav2(files: Sequence[Path], media: MediaFolder) -> Iterator[Record]:
 
     Args:
         files: The JSON objects of questions (`questions`: `question_id`, `image_id`, `question`)
-            and of annotations (`annotations`: `question_id`, `answers`, `question_type`).
+            and of annotations (`annotations`: `question_id`, `answers`, `answer_type`).
         media: Images named `COCO_val2014_000000262148`, or by the number alone as in COCO 2017.
 
     Yields:
@@ -223,7 +223,7 @@ def _vqa_question(row: Row, answers: Mapping[str, Row]) -> Question:
         text=row.text("question"),
         answers=tuple(filter(None, given)),
         needs="vision",
-        type=answers[id].text("question_type", default="") or None,
+        type=answers[id].text("answer_type", default="") or None,
     )
 
 
