@@ -3,8 +3,8 @@
 The server runs as its own process over a library of rendered videos, with the model of a recipe
 after a few steps: how well it answers does not matter here. Clients keep their connections and send
 searches by text (two thirds, every one another text), texts to embed, ranges of files and posters.
-Limits: no status of 5xx, and resident memory grows by at most 10 % between the first quarter, by
-which everything is loaded, and the end.
+Limits: no status of 5xx, and resident memory grows by at most 10 % between the first quarter (with
+`--quick`, half), by which everything is loaded, and the end.
 """
 
 import argparse
@@ -35,6 +35,8 @@ from valor.search.library import Library
 from valor.training.run import run
 
 NUM_CLIENTS = 32
+NUM_LOADING = 320
+"""Requests, at least, before memory is looked at first."""
 MAX_GROWTH = 0.10
 WORDS = (
     *("a", "red", "blue", "green", "circle", "bar", "cross", "moves", "up", "down", "while"),
@@ -139,9 +141,10 @@ def measure(server: Server, *, num_requests: int) -> dict[str, Any]:
     search.request("POST", "/search", body=body, headers={"Content-Type": "application/json"})
     media = sorted({hit["media"] for hit in json.loads(search.getresponse().read())["hits"]})
     begin_s = time.perf_counter()
-    clients = send(server.port, media, num_requests=num_requests // 4, seed=0)
+    num_first = max(num_requests // 4, NUM_LOADING)
+    clients = send(server.port, media, num_requests=num_first, seed=0)
     loaded_bytes = server.resident_bytes()
-    clients += send(server.port, media, num_requests=num_requests * 3 // 4, seed=1000)
+    clients += send(server.port, media, num_requests=num_requests - num_first, seed=1000)
     total_s = time.perf_counter() - begin_s
     end_bytes = server.resident_bytes()
     statuses = sum((client.statuses for client in clients), Counter[int]())

@@ -195,6 +195,55 @@ def test_an_error_says_what_to_do_and_can_be_tried_again(served, visit, complain
     complaints.clear()  # Chromium itself writes down failed requests.
 
 
+def test_while_a_search_runs_its_place_is_kept(served, visit):
+    page = visit(served.url)
+    page.wait_for_selector(".chip")
+    held = []
+
+    def hold(route) -> None:
+        held.append(route)
+
+    page.route("**/search", hold)
+    page.click(".chip >> nth=0")
+    page.wait_for_selector(".skeleton")
+    assert page.get_attribute("#results", "aria-busy") == "true"
+    assert page.inner_text("#status") == "Searching…"
+    shoot(page, "loading")
+    held[0].continue_()
+    page.wait_for_selector("button.card")
+    assert page.locator(".skeleton").count() == 0
+    assert page.get_attribute("#results", "aria-busy") is None
+
+
+def test_a_running_job_shows_how_far_it_is_and_can_be_stopped(served, visit):
+    job = {"id": "x", "kind": "index", "title": "recordings", "state": "running", "result": None}
+    job |= {
+        "done_fraction": 0.4,
+        "message": "film.mp4, 31x real time",
+        "elapsed_s": 9,
+        "left_s": 100,
+    }
+    page, asked = visit(served.url), []
+    page.route("**/jobs", lambda route: route.fulfill(json=[job]))
+
+    def stop(route) -> None:
+        asked.append(route.request.method)
+        job.update(state="stopped", message="stopped")
+        route.fulfill(json=job, status=202)
+
+    page.route("**/jobs/x", stop)
+    page.click("#open-library")
+    page.wait_for_selector("#library .job.running")
+    assert page.evaluate("() => document.querySelector('#library progress').value") == 0.4
+    said = page.inner_text("#library .job.running")
+    assert all(words in said for words in ("40 %", "2\u00a0min left", "31x real time"))
+    assert page.locator("#busy").is_visible()
+    shoot(page, "progress")
+    page.click("#library .job button:has-text('Stop')")
+    page.wait_for_selector("#library .job.stopped")
+    assert asked == ["DELETE"]
+
+
 def test_an_empty_library_is_filled_from_the_page(world, model, describer, tmp_path, visit):
     media = tmp_path / "recordings"
     media.mkdir()
