@@ -1,6 +1,7 @@
 """What a browser cannot play becomes something that it can, at the right moment."""
 
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,11 +25,11 @@ FOREIGN = {
 def write_film(path: Path, codec: str, pixels: str, voice: str | None) -> Path:
     """A picture that gets brighter, and a tone in the second half."""
     with av.open(str(path), "w") as container:
-        picture = container.add_stream(codec, rate=FPS)
+        picture: Any = container.add_stream(codec, rate=FPS)
         picture.width, picture.height, picture.pix_fmt = SIDE_PX, SIDE_PX, pixels
         if codec == "libx265":
             picture.options = {"x265-params": "log-level=none:pools=1"}
-        sound = container.add_stream(voice, rate=RATE_HZ, layout="mono") if voice else None
+        sound: Any = container.add_stream(voice, rate=RATE_HZ, layout="mono") if voice else None
         for number in range(FPS * LENGTH_S):
             image = np.full((SIDE_PX, SIDE_PX, 3), 5 * number, np.uint8)
             container.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
