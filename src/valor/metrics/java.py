@@ -81,8 +81,9 @@ def _run(
                 # The package waits for ever for a lock that it held when its program failed.
                 if scorer.lock.locked():
                     scorer.lock.release()
-                scorer.meteor_p.stdout.close()
-                scorer.meteor_p.stderr.close()
+                for pipe in (scorer.meteor_p.stdout, scorer.meteor_p.stderr):
+                    if pipe is not None:
+                        pipe.close()
             return float(corpus), np.array(items, dtype=float)
         from pycocoevalcap.spice.spice import Spice  # pyright: ignore[reportMissingImports]
 
