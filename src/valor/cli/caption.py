@@ -68,8 +68,9 @@ def _chapters(model: "Model", arguments: Arguments) -> int:
     if arguments.format == "vtt" and len(arguments.files) > 1:
         raise UsageError(f"WebVTT is of one file, not of {len(arguments.files)}; use csv")
     from valor.media.probe import probe
-    from valor.media.segments import cut, decode_segments
+    from valor.media.segments import cut
     from valor.models.verbs import need_describer
+    from valor.search.reading import read_in_order
 
     describer = need_describer(model)
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -81,7 +82,7 @@ def _chapters(model: "Model", arguments: Arguments) -> int:
     for path in map(str, arguments.files):
         try:
             stretches = cut(probe(path).duration_s, segment_s=model.segment_s)
-            segments = decode_segments(path, model.plan, stretches)
+            segments = read_in_order(describer, path, stretches)
             for segment, (start_s, end_s) in zip(segments, stretches, strict=True):
                 seen, heard = (
                     describer.describe([segment], using=single)[0].text
