@@ -1,6 +1,7 @@
 """Two processes learn what one does."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -166,3 +167,26 @@ def test_layers_computed_again_learn_the_same():
     assert backward(found_terms(shared(joined_batch()))) == pytest.approx(values)
     for key, gradient in wanted.items():
         torch.testing.assert_close(model.get_parameter(key).grad, gradient)
+
+
+def compare_compiled() -> None:
+    """Compiled layers give the losses and gradients of others."""
+    _, values, wanted = one_process()
+    model = tiny_model()
+    shared = shared_losses(model, OBJECTIVES, SPECIAL, ComputeConfig(compile=True))
+    assert backward(found_terms(shared(joined_batch()))) == pytest.approx(values, abs=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    for key, gradient in wanted.items():
+        found = model.get_parameter(key).grad
+        torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_layers_learn_the_same(tmp_path):
+    """In a process of its own, where no checks of shapes are in the way of the compiler."""
+    code = "from tests.training.test_parallel import compare_compiled; compare_compiled()"
+    fresh = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=fresh, check=False)
+    assert done.returncode == 0, done.stderr

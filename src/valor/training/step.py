@@ -62,6 +62,9 @@ class ComputeConfig:
     recompute_layers: bool = False
     """Compute the media encoders' layers again for the gradients, instead of keeping what they
     made: half the memory for a third more time."""
+    compile: bool = False
+    """Compile the media encoders' layers with torch.compile, which takes a minute at the start and
+    on a CPU needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -239,8 +242,12 @@ def shared_losses(
     Returns:
         To be called with a batch; see `found_terms`.
     """
+    layers = encoder_layers(model)
+    if compute.compile:
+        for layer in layers:
+            layer.forward = torch.compile(layer.forward)
     if compute.recompute_layers:
-        for layer in encoder_layers(model):
+        for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     losses = Losses(model, config, special, compute.micro_batch, reward)
     return share(losses, compute.parallel)
