@@ -141,7 +141,7 @@ def _shown_by(progress: StageProgress) -> "Callable[[Progress], None]":
     def show(now: "Progress") -> None:
         rate = now.seconds_of_media / max(time.monotonic() - start_s, 1e-3)
         note = f"{rate:.0f}x real time"
-        progress("index", round(now.done_fraction * 1000), 1000, note=note)
+        progress("index %", round(now.done_fraction * 100), 100, note=note)
 
     return show
 
@@ -171,13 +171,24 @@ def _plan(arguments: Plan) -> int:
         print(json.dumps(dataclasses.asdict(cost)))
         return 0
     print(
-        f"{cost.num_files} files, {cost.hours_of_media:.1f} hours, {cost.num_segments} segments, "
-        f"{cost.gigabytes:.2f} GB\nembedding: {cost.embed_hours:.2f} hours, "
+        f"{cost.num_files} files, {_span(cost.hours_of_media)}, {cost.num_segments} segments, "
+        f"{_size(cost.gigabytes)}\nembedding: {_span(cost.embed_hours)}, "
         f"{cost.embed_media_hours_per_hour:.0f} hours of media in one"
     )
     if cost.caption_hours is not None:
         print(
-            f"captioning: {cost.caption_hours:.2f} hours more, "
+            f"captioning: {_span(cost.caption_hours)} more, "
             f"{cost.caption_media_hours_per_hour:.1f} hours of media in one"
         )
     return 0
+
+
+def _span(hours: float) -> str:
+    """A length of time in the unit that suits it."""
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{60 * hours:.1f} minutes" if 60 * hours >= 1 else f"{3600 * hours:.1f} seconds"
+
+
+def _size(gigabytes: float) -> str:
+    return f"{gigabytes:.2f} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.2f} MB"

@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
     elif isinstance(arguments, Refresh):
         with StageProgress() as progress:
             report = library.refresh(
-                progress=lambda now: progress("refresh", round(now.done_fraction * 1000), 1000)
+                progress=lambda now: progress("refresh %", round(now.done_fraction * 100), 100)
             )
         done = dataclasses.asdict(report)
     elif isinstance(arguments, Compact):
