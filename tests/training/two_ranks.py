@@ -11,8 +11,9 @@ from valor.config import evolve
 from valor.data.collate import batch_of, tensors_of
 from valor.data.manifest import read_manifest
 from valor.objectives.answering import AnsweringConfig
+from valor.processes import joined, rank
 from valor.training.optim import OptimConfig, Optimizer
-from valor.training.parallel import complete, processes, rank
+from valor.training.parallel import complete
 from valor.training.run import run
 from valor.training.state import States
 from valor.training.step import (
@@ -80,7 +81,7 @@ def gradients(how: str, first: slice, micro_batch: int | None, out: Path) -> dic
 
 def main(out: Path, world: str) -> None:
     torch.set_num_threads(1)
-    with processes():
+    with joined():
         for name, (how, first, micro_batch) in CASES.items():
             found = gradients(how, first, micro_batch, out / f"state of {name}")
             torch.save(found, out / f"{name} {rank()}.pt")

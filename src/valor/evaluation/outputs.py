@@ -3,6 +3,10 @@
 Knows a model only as Embedder, Describer or both; what it cannot do is left out. Media is read
 batch by batch, so that memory does not grow with the data but for the embeddings. A file that
 cannot be read is listed as missing.
+
+What several processes found is gathered whole, ordered by id and reduced once, so that the figures
+are those of one process bit for bit, given the same vectors and texts, and no record is padded or
+counted twice.
 """
 
 from collections import Counter, defaultdict
@@ -17,8 +21,8 @@ from torch.nn import functional as F
 
 from valor.data.manifest import Question, Record
 from valor.errors import ManifestError, MediaError
-from valor.evaluation.meters import gather, share
 from valor.metrics.ranking import numbered
+from valor.processes import gather, share
 from valor.types import MEDIA_GROUPS, Describer, Embedder, Embeddings, Modality, Segment
 
 _BATCH = 32

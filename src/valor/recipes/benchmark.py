@@ -13,12 +13,12 @@ from valor.data.manifest import Record, read_manifest, write_manifest
 from valor.data.sources.formats import import_records
 from valor.errors import ConfigError, UsageError
 from valor.evaluation.items import Items
-from valor.evaluation.meters import process_group
 from valor.evaluation.options import Options
 from valor.evaluation.predictions import write_json
 from valor.evaluation.run import EvaluatedModel, collect, evaluate
 from valor.inference import DescribingModel, load
 from valor.metrics.answer_protocols import find_answer_protocol
+from valor.processes import joined
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.protocols import Protocol, Published, Sampling
 from valor.recipes.demo import protocol as how_measured
@@ -174,7 +174,7 @@ def evaluate_protocol(
             "with --split, or put some into it"
         )
     used = following(model, protocol)
-    with process_group() as is_first:
+    with joined() as is_first:
         outputs = collect(used, records, progress=lambda *done: report("evaluate", *done))
     if not is_first:
         return {}

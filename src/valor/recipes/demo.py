@@ -20,7 +20,6 @@ from valor.data.manifest import Record, read_manifest
 from valor.data.world.render import World, render_world
 from valor.errors import ManifestError
 from valor.evaluation.items import Items, intervals, worst
-from valor.evaluation.meters import process_group
 from valor.evaluation.options import PLAIN, Options
 from valor.evaluation.predictions import write_json, write_predictions
 from valor.evaluation.provenance import provenance
@@ -30,6 +29,7 @@ from valor.evaluation.world import add_truth, read_truth
 from valor.inference import load
 from valor.media.preview import spectrogram_png, thumbnail
 from valor.metrics.answering import exact_match
+from valor.processes import joined
 from valor.recipes.tiny import tiny, tiny_quick
 from valor.search.library import Library
 from valor.training.monitor import Report, read_metrics, silent
@@ -132,7 +132,7 @@ def evaluate_into(
     records = read_manifest(data, split=split)
     if not records:
         raise ManifestError(f"{data}: no record of split {split!r}; name another with --split")
-    with process_group() as is_first:
+    with joined() as is_first:
         outputs = collect(model, records, progress=lambda *done: report("evaluate", *done))
         if not is_first:
             return {}

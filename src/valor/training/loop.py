@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from valor.errors import TrainingError
 from valor.objectives.base import LossTerm
+from valor.processes import gather, num_ranks, rank, summed
 from valor.training.monitor import Monitor, Report, silent
 from valor.training.optim import OptimConfig, Optimizer
-from valor.training.parallel import num_ranks, rank, summed, told
 from valor.training.probe import Probe
 from valor.training.state import States
 from valor.training.step import backward
@@ -107,7 +107,7 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
                 skipped = []
             else:
                 values["skipped"] = 1
-                skipped.append({"step": step, "ids": list(chain(*told(list(found.ids))))})
+                skipped.append({"step": step, "ids": list(chain(*gather(list(found.ids))))})
             if not skipped and probe.is_due(step, task.num_steps):
                 values |= probe.look(optimizer.weights)
             note = monitor.log(step, values, num_samples=num_samples)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from valor.config import configclass
 from valor.errors import ConfigError
-from valor.training.parallel import complete, is_cut, local, part_of, summed
+from valor.processes import summed
+from valor.training.parallel import complete, is_cut, local, part_of
 
 _LAYER = re.compile(r"(?P<stack>.*?\b(?:blocks|layers|layer))\.(?P<index>\d+)\.")
 _FIRST = re.compile(r"embedding|position|cls_token|pre_norm|prompt_mark")

@@ -1,4 +1,4 @@
-"""Processes that share every step, as `torchrun` starts them; one process alone shares nothing.
+"""Steps that processes share, as `torchrun` starts them; one process alone shares nothing.
 
 Each rank reads its own rows of a step. Batches are padded to the same shapes, so that all ranks run
 the same modules whatever their rows lack; embeddings are gathered with their gradients, so that a
@@ -6,11 +6,7 @@ contrast sees the rows of all; a mean over a rank's rows is scaled, so that the 
 that over all rows. Loss and gradients are then those of one process with the joined batch.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -24,80 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 from valor.data.collate import Place, batch_of, tensors_of
 from valor.errors import TrainingError
 from valor.objectives.base import LossTerm
+from valor.processes import device, gather, num_ranks, rank
 from valor.types import Batch, Embeddings
 
 Parallel = Literal["ddp", "fsdp"]
-_LONGEST_WAIT = timedelta(hours=2)
-"""For each other; the first rank may have to decode all media before the others can go on."""
 
 
-@contextmanager
-def processes() -> Iterator[None]:
-    """Join the processes that `torchrun` has started, if it has."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
-        yield
-        return
-    if device().type == "cuda":
-        torch.cuda.set_device(device())
-    backend = "cpu:gloo,cuda:nccl" if device().type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
-
-
-def device() -> torch.device:
-    """What this process computes on."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def num_ranks() -> int:
-    """How many processes share a step."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def rank() -> int:
-    """The number of this process; 0 writes what all have in common."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
-
-
-def wait_for_all() -> None:
-    """Return when every rank has come here."""
-    if num_ranks() > 1:
-        distributed.barrier()
-
-
-@contextmanager
-def first_rank_first() -> Iterator[None]:
-    """Let the other ranks in when the first one is done, so that they find what it has written."""
-    if rank() > 0:
-        wait_for_all()
-    yield
-    if rank() == 0:
-        wait_for_all()
-
-
-def summed(values: Sequence[float]) -> list[float]:
-    """Sums over all ranks."""
-    if num_ranks() == 1:
-        return list(values)
-    total = torch.tensor(values, dtype=torch.float64, device=device())
-    distributed.all_reduce(total)
-    return total.tolist()
-
-
-def told(value: Any) -> list[Any]:
-    """What each rank has to say, in their order."""
-    everyone: list[Any] = [value] * num_ranks()
-    if num_ranks() > 1:
-        distributed.all_gather_object(everyone, value)
-    return everyone
-
-
-def share(module: nn.Module, how: Parallel) -> nn.Module:
+def in_parallel(module: nn.Module, how: Parallel) -> nn.Module:
     """Let all ranks train a module together.
 
     Args:
@@ -168,7 +97,7 @@ def levelled(batch: Batch) -> Batch:
         return batch
     tensors = tensors_of(batch)
     wanted: dict[Place, tuple[torch.dtype, tuple[int, ...]]] = {}
-    for shapes in told({place: (x.dtype, tuple(x.shape)) for place, x in tensors.items()}):
+    for shapes in gather({place: (x.dtype, tuple(x.shape)) for place, x in tensors.items()}):
         for place, (dtype, shape) in shapes.items():
             _, largest = wanted.get(place, (dtype, shape))
             wanted[place] = dtype, tuple(map(max, shape, largest))
@@ -232,7 +161,7 @@ def averaged(terms: dict[str, LossTerm]) -> dict[str, LossTerm]:
     Raises:
         TrainingError: If an objective has no term at all on this rank.
     """
-    everyone = told({name: (term.num_rows, term.num_words) for name, term in terms.items()})
+    everyone = gather({name: (term.num_rows, term.num_words) for name, term in terms.items()})
     for name in sorted({name for found in everyone for name in found} - terms.keys()):
         raise TrainingError(
             f"{name}: rank {rank()} has no such term and others have; an objective must return its "

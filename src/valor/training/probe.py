@@ -22,8 +22,8 @@ from valor.evaluation.outputs import Outputs, merge
 from valor.evaluation.retrieval import retrieval
 from valor.evaluation.run import answering, captioning
 from valor.inference import at_work
+from valor.processes import gather, share
 from valor.processing.processor import Processor
-from valor.training.parallel import num_ranks, rank, told
 from valor.training.step import ObjectivesConfig
 from valor.types import Embedder, Modality, Sample, as_groups
 
@@ -153,7 +153,7 @@ class HeldOut:
         self._records: list[Record] = []
         self._samples: list[Sample] = []
         num = min(config.num_records, len(source))
-        for index in range(rank(), num, num_ranks()):
+        for index in share(range(num)):
             try:
                 record, sample = source.load(index, processor, None)
             except MediaError:
@@ -163,7 +163,7 @@ class HeldOut:
             self._records.append(record)
             self._samples.append(sample)
         wanted = "questions" if self._task == "answering" else "captions"
-        num_read = sum(told(sum(bool(getattr(record, wanted)) for record in self._records)))
+        num_read = sum(gather(sum(bool(getattr(record, wanted)) for record in self._records)))
         if num_read < 2:
             raise ManifestError(
                 f"{num_read} of {num} held-out records can be read and have {wanted}; need two"
@@ -185,7 +185,7 @@ class HeldOut:
         for name, tensor in self._model.system.state_dict(keep_vars=True).items():
             tensor.copy_(weights[name])
         own = [self._outputs(first) for first in range(0, len(self._records), _AT_ONCE)]
-        found = self._report(merge([part for parts in told(own) for part in parts]))
+        found = self._report(merge([part for parts in gather(own) for part in parts]))
         if not found:
             raise ManifestError(f"no held-out record has the media that {self._task} needs")
         figures = {
@@ -195,7 +195,7 @@ class HeldOut:
         }
         deciding = _DECIDING[self._task]
         figures = {"probe": fmean(float(row[deciding]) for row in found.values()), **figures}
-        return told(figures)[0]  # A rank that differs in the last bit must not decide otherwise.
+        return gather(figures)[0]  # A rank that differs in the last bit must not decide otherwise.
 
     def _outputs(self, first: int) -> Outputs:
         """What the model says of some of this process's records."""

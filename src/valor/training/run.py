@@ -28,20 +28,12 @@ from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError
 from valor.models.valor import ValorConfig
 from valor.objectives.self_critical import CiderReward
+from valor.processes import device, first_rank_first, joined, num_ranks, rank, summed, wait_for_all
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
-from valor.training.parallel import (
-    device,
-    first_rank_first,
-    num_ranks,
-    processes,
-    rank,
-    summed,
-    wait_for_all,
-)
 from valor.training.probe import HeldOut, Probe, ProbeConfig
 from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
 from valor.training.state import claim, tidied
@@ -145,7 +137,7 @@ def run(
         raise ConfigError("probe.every: there are no held-out records; give some, or set it to 0")
     if config.num_epochs is not None:
         config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
-    with processes(), tidied(out):
+    with joined(), tidied(out):
         return _run(config, records, out, source, held_out, report)
 
 

@@ -21,9 +21,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from valor.config import differences, from_dict, parse_json, to_json
 from valor.errors import ConfigError, TrainingError, ValorError
+from valor.processes import num_ranks, rank
 from valor.training.monitor import read_metrics, write_whole
 from valor.training.optim import Optimizer
-from valor.training.parallel import local, num_ranks, rank
+from valor.training.parallel import local
 
 
 def claim(

@@ -26,8 +26,8 @@ from valor.training.parallel import (
     encoder_layers,
     gathered,
     gathered_embeddings,
+    in_parallel,
     levelled,
-    share,
 )
 from valor.types import Batch, Embeddings, Modality, SpecialIds
 
@@ -250,7 +250,7 @@ def shared_losses(
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     losses = Losses(model, config, special, compute.micro_batch, reward)
-    return share(losses, compute.parallel)
+    return in_parallel(losses, compute.parallel)
 
 
 def found_terms(found: dict[str, tuple[Tensor, LossTerm]]) -> dict[str, LossTerm]:

@@ -13,15 +13,15 @@ import torch
 
 from tests.evaluation.test_run import Oracle
 from valor.data.manifest import read_manifest
-from valor.evaluation.meters import process_group
 from valor.evaluation.outputs import collect, merge
 from valor.evaluation.run import evaluate
 from valor.inference import load
+from valor.processes import joined
 
 
 def measured(world: Path, out: Path | None = None) -> str:
     torch.set_num_threads(1)
-    with process_group() as is_first:
+    with joined() as is_first:
         model = Oracle(world)
         model.embed([row.facts for row in model.truth.values()])  # the same words in every process
         items = {}
@@ -35,7 +35,7 @@ def measured(world: Path, out: Path | None = None) -> str:
 def measured_from_pixels(folder: Path, world: Path, out: Path | None = None) -> dict[str, Any]:
     """What the command line writes, and the embeddings that it is computed from."""
     torch.set_num_threads(1)
-    with process_group() as is_first:
+    with joined() as is_first:
         model, records = load(folder), read_manifest(world, split="test")
         outputs = collect(model, records)
         found = {
