@@ -170,7 +170,7 @@ def averaged(terms: dict[str, LossTerm]) -> dict[str, LossTerm]:
     scaled: dict[str, LossTerm] = {}
     for name, term in terms.items():
         rows = sum(found[name][0] for found in everyone)
-        words = [found[name][1] for found in everyone]
+        words = [found[name][1] or 0 for found in everyone]
         num_words = None if term.num_words is None else sum(words)
         num_items = rows if num_words is None else num_words
         if num_items:
