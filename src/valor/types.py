@@ -229,7 +229,7 @@ class Embeddings:
         """True for rows with at least one valid token."""
         return self.valid.any(dim=1)
 
-    def select(self, rows: Tensor) -> Embeddings:
+    def select(self, rows: Int[Tensor, " some"] | Bool[Tensor, " batch"]) -> Embeddings:
         """Pick rows, by index or by a mask."""
         return Embeddings(
             vectors=self.vectors[rows],

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -139,36 +140,50 @@ class ValorHubModel(PreTrainedModel):
             self.push_to_hub(options.get("repo_id", folder.name))
 
     def get_text_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> Tensor:
-        """Unit vectors `[texts, embed]` of token ids `[texts, length]`."""
+        self,
+        input_ids: Int[Tensor, "texts length"],
+        attention_mask: Shaped[Tensor, "texts length"] | None = None,
+        **_: Any,
+    ) -> Float[Tensor, "texts embed"]:
+        """Unit vectors of token ids."""
         return pooled(self._texts(input_ids, attention_mask))
 
-    def get_video_embeds(self, pixel_values: Tensor, **valid: Tensor) -> Tensor:
-        """Unit vectors `[batch, embed]` of frames `[batch, frames, 3, height, width]`."""
+    def get_video_embeds(
+        self,
+        pixel_values: Float[Tensor, "batch frames 3 height width"],
+        **valid: Bool[Tensor, "batch frames"],
+    ) -> Float[Tensor, "batch embed"]:
+        """Unit vectors of frames."""
         return self._pooled(Modality.VISION, pixel_values=pixel_values, **valid)
 
-    def get_audio_embeds(self, spectrograms: Tensor, **valid: Tensor) -> Tensor:
-        """Unit vectors `[batch, embed]` of windows `[batch, windows, mels, hops]`."""
+    def get_audio_embeds(
+        self,
+        spectrograms: Float[Tensor, "batch windows mels hops"],
+        **valid: Bool[Tensor, "batch windows"],
+    ) -> Float[Tensor, "batch embed"]:
+        """Unit vectors of windows."""
         return self._pooled(Modality.AUDIO, spectrograms=spectrograms, **valid)
 
     def get_audio_video_embeds(
-        self, pixel_values: Tensor, spectrograms: Tensor, **valid: Tensor
-    ) -> Tensor:
-        """Unit vectors `[batch, embed]` of frames and windows together."""
+        self,
+        pixel_values: Float[Tensor, "batch frames 3 height width"],
+        spectrograms: Float[Tensor, "batch windows mels hops"],
+        **valid: Bool[Tensor, "batch _"],
+    ) -> Float[Tensor, "batch embed"]:
+        """Unit vectors of frames and windows together."""
         inputs = {"pixel_values": pixel_values, "spectrograms": spectrograms}
         return self._pooled(AUDIOVISUAL, **inputs, **valid)
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **media: Tensor,
+        input_ids: Int[Tensor, "texts length"] | None = None,
+        attention_mask: Shaped[Tensor, "texts length"] | None = None,
+        **media: Shaped[Tensor, "batch ..."],
     ) -> ValorOutput:
         """Embed whatever is given, and compare texts with media if both are.
 
         Args:
-            input_ids: Token ids `[texts, length]`.
+            input_ids: Token ids.
             attention_mask: True where a token is part of the text.
             **media: `pixel_values`, `frame_valid`, `spectrograms`, `window_valid`.
 
@@ -194,8 +209,11 @@ class ValorHubModel(PreTrainedModel):
 
     @torch.no_grad()
     def generate(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **inputs: Any
-    ) -> Tensor:
+        self,
+        input_ids: Int[Tensor, "texts length"] | None = None,
+        attention_mask: Shaped[Tensor, "texts length"] | None = None,
+        **inputs: Any,
+    ) -> Int[Tensor, "batch length"]:
         """Write captions, or answers to questions.
 
         Args:
@@ -204,7 +222,7 @@ class ValorHubModel(PreTrainedModel):
             **inputs: Media as of `forward`, and fields of `GenerationConfig` such as `num_beams`.
 
         Returns:
-            Token ids `[batch, length]` without start and end, padded.
+            Token ids without start and end, padded.
 
         Raises:
             ModelError: If the model was built without its processor.
@@ -270,7 +288,7 @@ class ValorHubProcessor(PushToHubMixin):
             values |= {"input_ids": texts.token_ids, "attention_mask": texts.valid}
         return BatchFeature({name: value for name, value in values.items() if value is not None})
 
-    def batch_decode(self, token_ids: Tensor) -> list[str]:
+    def batch_decode(self, token_ids: Int[Tensor, "texts length"]) -> list[str]:
         """Texts of token ids."""
         return self.processor.tokenizer.decode(token_ids)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from valor.encoders.audio import AstConfig
@@ -109,7 +110,7 @@ def clip_vision(config: VitConfig) -> KeyMap:
     """
     grid = config.image_px // config.patch_px
 
-    def no_time(cls_token: Tensor) -> Tensor:
+    def no_time(cls_token: Float[Tensor, " dim"]) -> Float[Tensor, "bursts dim"]:
         return cls_token.new_zeros(config.max_bursts, len(cls_token))
 
     return _from(

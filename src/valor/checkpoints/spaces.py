@@ -236,7 +236,9 @@ class PeVisionSpace(_PeSpace):
         """Embed each segment's frames together."""
         model = self.model.video_model
 
-        def encode(batch: Tensor) -> Tensor:
+        def encode(
+            batch: Float[Tensor, "batch frames 3 side side"],
+        ) -> Float[Tensor, "batch 1 dim"]:
             return _unit(model.video_head(model.video_encoder(batch).pooler_output))[:, None]
 
         inputs = [self._prepare(frames).to(self.model.device) for frames in media]
@@ -280,7 +282,7 @@ class PeSoundSpace(_PeSpace):
         """Embed each segment's sound; equal lengths together, since padding would be heard."""
         model = self.model.audio_model
 
-        def encode(batch: Tensor) -> Tensor:
+        def encode(batch: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch 1 dim"]:
             return _unit(model.audio_head(model.audio_encoder(batch).pooler_output))[:, None]
 
         rate_hz = self.plan.sample_rate_hz

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from valor.errors import ValorError
 from valor.metrics.ranking import numbered
@@ -28,7 +29,7 @@ class Answered:
     question: str | None = None
 
 
-def read_matrix(path: Path) -> np.ndarray:
+def read_matrix(path: Path) -> Float[np.ndarray, "texts media"]:
     """Read a matrix of real numbers; a `ValorError` that names the file if it is none."""
     try:
         scores = np.load(path, allow_pickle=False)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class MaskedMoment:
     """The class of each pixel of the current frame."""
 
 
-def moment_indices(now: int, *, num_past: int, step: int) -> np.ndarray:
+def moment_indices(now: int, *, num_past: int, step: int) -> Int[np.ndarray, " moments"]:
     """Indices of the past frames, the oldest first, and of the current one behind them.
 
     Args:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Int
 
 from valor.config import configclass
 from valor.errors import ConfigError
@@ -134,7 +135,7 @@ def _block_order(counts: tuple[int, ...], seed: int, block: int) -> np.ndarray:
 
 def step_rows(
     *, num_rows: int, batch_size: int, seed: int, step: int, source: int = 0
-) -> np.ndarray:
+) -> Int[np.ndarray, " batch"]:
     """Return the rows of a step's batch.
 
     Every epoch is its own permutation; a batch may span two epochs, so that each row is seen

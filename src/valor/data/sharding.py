@@ -18,6 +18,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
+from jaxtyping import Float
 
 from valor.config import configclass, from_dict, to_json
 from valor.data.executors import Executor
@@ -337,7 +338,7 @@ def _compressed(segment: Segment, config: ShardConfig) -> tuple[dict[str, bytes]
     return members, extra
 
 
-def encode_audio(waveform: np.ndarray, sample_rate_hz: int, codec: str) -> bytes:
+def encode_audio(waveform: Float[np.ndarray, " samples"], sample_rate_hz: int, codec: str) -> bytes:
     """Compress mono sound.
 
     Args:

@@ -37,7 +37,7 @@ class KeyValue:
 def linear(
     x: Float[Tensor, "*rows dim"],
     weight: Float[Tensor, "out dim"],
-    bias: Tensor | None,
+    bias: Float[Tensor, " out"] | None,
     *,
     gelu: bool = False,
 ) -> Float[Tensor, "*rows out"]:
@@ -63,13 +63,24 @@ class _Product(torch.autograd.Function):
     """oneDNN's product with the gradient that it lacks, by oneDNN too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "*rows dim"],
+        weight: Float[Tensor, "out dim"],
+        bias: Float[Tensor, " out"] | None,
+    ) -> Float[Tensor, "*rows out"]:
         ctx.save_for_backward(x, weight)
         return _one_dnn(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+    def backward(  # pyright: ignore
+        ctx: Any, gradient: Float[Tensor, "*rows out"]
+    ) -> tuple[
+        Float[Tensor, "*rows dim"] | None,
+        Float[Tensor, "out dim"] | None,
+        Float[Tensor, " out"] | None,
+    ]:
         x, weight = ctx.saved_tensors
         by_row, needed = gradient.reshape(-1, gradient.shape[-1]), ctx.needs_input_grad
         return (
@@ -79,7 +90,7 @@ class _Product(torch.autograd.Function):
         )
 
 
-def packed(weight: Float[Tensor, "out dim"]) -> Tensor:
+def packed(weight: Float[Tensor, "out dim"]) -> Float[Tensor, "out dim"]:
     """A float32 matrix in the layout that the CPU reads fastest; for `linear` without gradients."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -430,7 +430,7 @@ def interleave(texts: Sequence[TextBatch]) -> TextBatch:
     """Put the texts of each row next to each other, so that rows are `[row, text]`."""
     length = max(text.token_ids.shape[1] for text in texts)
 
-    def together(parts: Sequence[Tensor]) -> Tensor:
+    def together(parts: Sequence[Shaped[Tensor, "rows _"]]) -> Shaped[Tensor, "texts length"]:
         padded = [F.pad(part, (0, length - part.shape[1])) for part in parts]
         return torch.stack(padded, dim=1).flatten(0, 1)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -124,7 +124,7 @@ class TransformersTower(nn.Module):
             setattr(self.get_submodule(parent), leaf, kept[name].to(buffer.device))
         return self
 
-    def forward(self, *inputs: Tensor, **named_inputs: Any) -> Any:
+    def forward(self, *inputs: Shaped[Tensor, "..."], **named_inputs: Any) -> Any:
         """Run the model; returns its own kind of output."""
         return self.model(*inputs, **named_inputs)
 
@@ -410,7 +410,7 @@ def _spread(
 ) -> EncoderOutput:
     """Put what a tower gave for the positions that were seen in their places."""
 
-    def placed(x: Tensor) -> Tensor:
+    def placed(x: Float[Tensor, "seen steps *sizes"]) -> Float[Tensor, "batch places *sizes"]:
         full = x.new_zeros(*seen.shape, *x.shape[1:])
         return full.index_put((seen,), x[: int(seen.sum())]).flatten(1, 2)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from valor.errors import MediaError
 from valor.inference import load
@@ -63,7 +64,7 @@ class MtebEncoder:
             }
         )
 
-    def encode(self, inputs: Any, **task: Any) -> np.ndarray:
+    def encode(self, inputs: Any, **task: Any) -> Float[np.ndarray, "items embed"]:
         """Embed texts or media, one vector each.
 
         Args:
@@ -71,16 +72,20 @@ class MtebEncoder:
             **task: What MTEB says of the task; not needed.
 
         Returns:
-            Unit vectors of shape (items, embed).
+            Unit vectors.
         """
         inputs.collate_fn = _columns
         return np.concatenate([self._encode(batch) for batch in inputs])
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+    def similarity(
+        self, embeddings1: Any, embeddings2: Any
+    ) -> Float[torch.Tensor, "queries items"]:
         """Cosine of all pairs."""
         return torch.as_tensor(embeddings1) @ torch.as_tensor(embeddings2).T
 
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+    def similarity_pairwise(
+        self, embeddings1: Any, embeddings2: Any
+    ) -> Float[torch.Tensor, " pairs"]:
         """Cosine row by row."""
         return (torch.as_tensor(embeddings1) * torch.as_tensor(embeddings2)).sum(dim=-1)
 

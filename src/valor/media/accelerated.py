@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
+from jaxtyping import Float, UInt8
 
 from valor.errors import DependencyError
 from valor.media.container import MAX_PIXELS, file_path, is_out_of_time, origin_s, remaining_s
@@ -28,9 +29,9 @@ _AT_ONCE = 16
 def accelerated_frames(
     container: InputContainer,
     stream: VideoStream,
-    times_s: Sequence[float] | np.ndarray,
+    times_s: Sequence[float] | Float[np.ndarray, " frames"],
     short_side_px: int | None,
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, " frames"]] | None:
     """Do the same as `video.read_frames`, or decline.
 
     Args:

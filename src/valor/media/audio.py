@@ -231,7 +231,7 @@ class _Waveform:
             self._add(frame)
             self._position_s += frame.samples / frame.sample_rate
 
-    def finished(self) -> np.ndarray:
+    def finished(self) -> Float[np.ndarray, " samples"]:
         """The stretch as far as there is sound."""
         self._add(None)
         heard = self._samples[: self._num_heard]

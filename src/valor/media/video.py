@@ -74,7 +74,7 @@ class _MissedError(Exception):
 
 def decode_frames(
     path: str | Path,
-    times_s: Sequence[float] | np.ndarray,
+    times_s: Sequence[float] | Float[np.ndarray, " frames"],
     *,
     short_side_px: int | None = None,
     backend: Backend = "pyav",
@@ -101,7 +101,7 @@ def decode_frames(
 
 def read_frames(
     container: InputContainer,
-    times_s: Sequence[float] | np.ndarray,
+    times_s: Sequence[float] | Float[np.ndarray, " frames"],
     *,
     short_side_px: int | None = None,
     keyframes_only: bool = False,
@@ -137,7 +137,7 @@ def read_frames(
 
 def _read_frames(
     container: InputContainer,
-    times_s: Sequence[float] | np.ndarray,
+    times_s: Sequence[float] | Float[np.ndarray, " frames"],
     short_side_px: int | None,
     ways: Sequence[_Way],
 ) -> tuple[np.ndarray, np.ndarray]:

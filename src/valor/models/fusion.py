@@ -171,8 +171,12 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, words: Tensor, word_weights: Tensor, tokens: Tensor, media_weights: Tensor
-    ) -> Tensor:
+        ctx: Any,
+        words: Float[Tensor, "texts words embed"],
+        word_weights: Float[Tensor, "texts words"],
+        tokens: Float[Tensor, "items tokens embed"],
+        media_weights: Float[Tensor, "items tokens"],
+    ) -> Float[Tensor, "texts items"]:
         ctx.save_for_backward(words, word_weights, tokens, media_weights)
         scores = words.new_empty(len(words), len(tokens))
         columns = [(cut, _by_token(tokens[cut]), media_weights[cut]) for cut in _blocks(tokens)]
@@ -184,7 +188,9 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore
+    def backward(  # pyright: ignore
+        ctx: Any, gradient: Float[Tensor, "texts items"]
+    ) -> tuple[Float[Tensor, "*sizes"], ...]:
         words, word_weights, tokens, media_weights = ctx.saved_tensors
         inputs = (words, word_weights, tokens, media_weights)
         totals = tuple(torch.zeros_like(x) for x in inputs)

@@ -113,7 +113,7 @@ def _window(length: int, kind: str) -> Tensor:
 def _mel_filters(num_mels: int, fft_size: int, rate_hz: int) -> Tensor:
     """Triangles on the mel scale, `[fft bins, mels]`."""
 
-    def mel(hz: Tensor) -> Tensor:
+    def mel(hz: Float[Tensor, "*sizes"]) -> Float[Tensor, "*sizes"]:
         return 1127.0 * torch.log1p(hz / 700.0)
 
     low, high = mel(torch.tensor([_LOW_HZ, rate_hz / 2]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Int
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as HubTokenizer
 from torch import Tensor
@@ -161,7 +162,7 @@ class Tokenizer(TextTokenizer):
         )
         return cls(tokenizer)
 
-    def decode(self, token_ids: Tensor) -> list[str]:
+    def decode(self, token_ids: Int[Tensor, "texts length"]) -> list[str]:
         """Turn rows of ids back into texts, without special tokens."""
         return self._tokenizer.decode_batch(token_ids.tolist())
 

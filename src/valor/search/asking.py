@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from valor.errors import MediaError, UsageError
@@ -128,7 +129,7 @@ def _side_by_side(first: Embeddings, second: Embeddings) -> Embeddings:
     )
 
 
-def copied(embeddings: Embeddings, rows: Tensor | None = None) -> Embeddings:
+def copied(embeddings: Embeddings, rows: Int[Tensor, " some"] | None = None) -> Embeddings:
     """Copy embeddings, or some of their rows, for computing on the CPU."""
     chosen = slice(None) if rows is None else rows
     return Embeddings(

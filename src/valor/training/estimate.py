@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -152,7 +153,7 @@ def _saved() -> Iterator[list[int]]:
     sizes: list[int] = []
     known: dict[int, Tensor] = {}
 
-    def pack(x: Tensor) -> Tensor:
+    def pack(x: Shaped[Tensor, "*sizes"]) -> Shaped[Tensor, "*sizes"]:
         if id(x) not in known and not isinstance(x, nn.Parameter):
             known[id(x)] = x
             sizes.append(x.numel())

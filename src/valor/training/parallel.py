@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -67,17 +68,19 @@ def _average(parameter: Tensor) -> None:
         parameter.grad /= num_ranks()
 
 
-def is_cut(tensor: Tensor) -> bool:
+def is_cut(tensor: Shaped[Tensor, "*sizes"]) -> bool:
     """Whether each rank holds a part of it."""
     return isinstance(tensor, DTensor)
 
 
-def local(tensor: Tensor) -> Tensor:
+def local(tensor: Shaped[Tensor, "*whole"]) -> Shaped[Tensor, "*part"]:
     """The part of a tensor that this rank holds, in the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def part_of(whole: Tensor, part: Tensor) -> Tensor:
+def part_of(
+    whole: Shaped[Tensor, "*whole"], part: Shaped[Tensor, "*part"]
+) -> Shaped[Tensor, "*whole"]:
     """What this rank holds, as a part of something that is cut like `whole`."""
     if not isinstance(whole, DTensor):
         return part
@@ -86,7 +89,7 @@ def part_of(whole: Tensor, part: Tensor) -> Tensor:
     )
 
 
-def complete(tensor: Tensor) -> Tensor:
+def complete(tensor: Shaped[Tensor, "*sizes"]) -> Shaped[Tensor, "*sizes"]:
     """All of a tensor, on every rank."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -120,20 +123,22 @@ class _Gathered(torch.autograd.Function):
     """Rows of all ranks, whose gradients go back to where they came from."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Shaped[Tensor, "rows *sizes"]) -> Shaped[Tensor, "all_rows *sizes"]:
         ctx.num_rows = len(x)
         parts = [torch.empty_like(x) for _ in range(num_ranks())]
         distributed.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore
+    def backward(  # pyright: ignore
+        ctx: Any, gradient: Shaped[Tensor, "all_rows *sizes"]
+    ) -> Shaped[Tensor, "rows *sizes"]:
         gradient = gradient.clone(memory_format=torch.contiguous_format)  # It is not ours.
         distributed.all_reduce(gradient)
         return gradient[rank() * ctx.num_rows : (rank() + 1) * ctx.num_rows]
 
 
-def gathered(x: Tensor) -> Tensor:
+def gathered(x: Shaped[Tensor, "rows *sizes"]) -> Shaped[Tensor, "all_rows *sizes"]:
     """The rows of all ranks, of which each has as many, in their order."""
     if num_ranks() == 1:
         return x

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from valor.config import configclass
 from valor.data.building.rows import KEPT, Row, Task, Work, do_rows, failed, write_rows
@@ -177,7 +178,7 @@ def cuts(activity: Activity, config: SegmentConfig) -> list[tuple[float, float]]
     return list(itertools.pairwise(rounded)) or [(activity.start_s, activity.end_s)]
 
 
-def scene_changes(activity: Activity, config: SegmentConfig) -> np.ndarray:
+def scene_changes(activity: Activity, config: SegmentConfig) -> Float[np.ndarray, " cuts"]:
     """When the picture changes at once, and more than it does before and after.
 
     Fades and dissolves, which take many frames, are not found.

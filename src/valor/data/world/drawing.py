@@ -7,6 +7,7 @@ can be bound to the actor that makes it by timing alone.
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from valor.data.world.scene import (
     COLOURS,
@@ -53,7 +54,7 @@ def draw(scene: Scene) -> Picture:
     return Picture(frames=canvas.round().astype(np.uint8), instances=instances, boxes=boxes)
 
 
-def pulse(actor: Actor) -> np.ndarray:
+def pulse(actor: Actor) -> Float[np.ndarray, " frames"]:
     """Strength of an actor's pulse in every frame, in [0, 1]."""
     if actor.voice is None:
         return np.zeros(NUM_FRAMES)

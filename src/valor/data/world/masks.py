@@ -8,7 +8,7 @@ what it is.
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from valor.data.masks import MaskedClip, MaskedMoment
 from valor.data.world.drawing import draw
@@ -99,7 +99,9 @@ def pan(moment: MaskedMoment, rng: np.random.Generator) -> MaskedMoment:
     margin = round(_PAN * side)
     ways = rng.integers(0, 2 * margin + 1, (len(moment.frames), 2))
 
-    def shifted(picture: np.ndarray, way: np.ndarray) -> np.ndarray:
+    def shifted(
+        picture: UInt8[np.ndarray, "side side *channels"], way: Int[np.ndarray, "2"]
+    ) -> UInt8[np.ndarray, "side side *channels"]:
         edges = [(margin, margin)] * 2 + [(0, 0)] * (picture.ndim - 2)
         top, left = way
         return np.pad(picture, edges, mode="edge")[top : top + side, left : left + side]

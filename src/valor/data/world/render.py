@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.codec.context import Flags
+from jaxtyping import Float, UInt8
 
 from valor.config import from_dict
 from valor.data.executors import process_pool
@@ -156,12 +157,16 @@ def read_scenes(folder: Path) -> dict[str, Scene]:
     return {row["id"]: from_dict(Scene, row["scene"], where=f"{path}: {row['id']}") for row in rows}
 
 
-def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray) -> None:
+def write_mp4(
+    path: Path,
+    frames: UInt8[np.ndarray, "frames height width 3"],
+    sound: Float[np.ndarray, " samples"],
+) -> None:
     """Encode frames and mono sound as H.264 + AAC with reproducible bytes.
 
     Args:
         path: File to write.
-        frames: uint8 `[frames, height, width, 3]` at `FPS`.
+        frames: Pictures at `FPS`.
         sound: float32 in [-1, 1] at `SAMPLE_RATE_HZ`.
     """
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 SHAPES = ("circle", "ring", "triangle", "cross", "bar", "pillar")
 COLOURS = {
@@ -110,7 +111,7 @@ class Scene:
         return [actor for actor in self.actors if actor.on_screen]
 
 
-def shown(scene: Scene, actor: Actor) -> np.ndarray:
+def shown(scene: Scene, actor: Actor) -> Bool[np.ndarray, " frames"]:
     """True for the frames in which an actor can be seen."""
     if not actor.on_screen:
         return np.zeros(NUM_FRAMES, bool)
@@ -120,7 +121,7 @@ def shown(scene: Scene, actor: Actor) -> np.ndarray:
     return (actor.voice.start_s <= times_s) & (times_s < actor.voice.end_s)
 
 
-def beats(voice: Voice) -> np.ndarray:
+def beats(voice: Voice) -> Float[np.ndarray, " beats"]:
     """Times in seconds at which a voice sounds."""
     period, pattern = {
         "slow": (1.0, (0.0,)),
@@ -301,8 +302,8 @@ def _draw_actor(
     )
 
 
-def path(actor: Actor) -> np.ndarray:
-    """Centre of an actor in every frame, `[frames, 2]` in pixels."""
+def path(actor: Actor) -> Float[np.ndarray, "frames 2"]:
+    """Centre of an actor in every frame, in pixels."""
     progress = np.arange(NUM_FRAMES) / NUM_FRAMES
     along = actor.reach_px * (2 * progress - 1)
     angle = 2 * np.pi * actor.turns * progress

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
+from jaxtyping import Float
 
 from valor.data.world.scene import DURATION_S, SAMPLE_RATE_HZ, Scene, Voice, beats
 
@@ -12,7 +13,7 @@ _NOTE_S = 0.22
 _FREQUENCY_HZ = {"low": 196.0, "mid": 440.0, "high": 988.0}
 
 
-def stems(scene: Scene) -> dict[str, np.ndarray]:
+def stems(scene: Scene) -> dict[str, Float[np.ndarray, " samples"]]:
     """Sound every source by itself.
 
     Args:
@@ -28,7 +29,7 @@ def stems(scene: Scene) -> dict[str, np.ndarray]:
     return sounds
 
 
-def mixture(scene: Scene) -> np.ndarray:
+def mixture(scene: Scene) -> Float[np.ndarray, " samples"]:
     """What a microphone hears: float32 in [-1, 1] at `SAMPLE_RATE_HZ`."""
     return np.sum(list(stems(scene).values()), axis=0, dtype=np.float32).clip(-1, 1)
 
