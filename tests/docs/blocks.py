@@ -100,7 +100,7 @@ def run_command(words: list[str], endpoint: str) -> None:
         case ["pip", "install", wanted]:
             project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
             name, _, extras = wanted.strip("]").partition("[")
-            assert name == project["name"]
+            assert name in (project["name"], ".")
             assert set(filter(None, extras.split(","))) <= project["optional-dependencies"].keys()
         case ["python", "-", program]:
             exec(compile(program, "program", "exec"), {"__name__": "__main__"})
