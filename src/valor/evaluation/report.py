@@ -67,7 +67,10 @@ class SearchExample:
 
 
 def summary_table(report: Mapping[str, Any]) -> str:
-    """Write the figures of a report.json as plain text, in lines of at most 100 characters."""
+    """Write the figures of a report.json as plain text, in lines of at most 100 characters.
+
+    Single confusions are left to the page.
+    """
     parts = [fill(f"{_sentence(report)} Rates are in percent.", _WIDTH)]
     parts += [f"{table.title}\n{plain_text(table)}" for table in _tables(report)]
     return "\n\n".join(parts)
@@ -94,7 +97,9 @@ def write_report(
         searches: Queries to show.
         title: Heading of the page.
     """
-    sections = [table_section(table) for table in _tables(report)]
+    confusions = _confusions(report.get("answering", {}))
+    tables = [*_tables(report), *([confusions] if confusions.rows else [])]
+    sections = [table_section(table) for table in tables]
     sections += [_curves(curves), _searches(searches), _examples(examples), _failures(failures)]
     sections += [table_section(_missing(report["data"]["missing"]))]
     protocol = _words(report.get("protocol", {}), " · ")
@@ -150,7 +155,6 @@ def _tables(report: Mapping[str, Any]) -> list[Table]:
             title="Answers by type of question",
             note="How many answers are right, by the type that the data gives a question.",
         ),
-        _confusions(report.get("answering", {})),
         _intervals(report.get("intervals", {})),
     ]
     return [table for table in tables if table.rows]
