@@ -34,8 +34,9 @@ def spice(given: Path, out: Path) -> None:
     out.write_text(json.dumps(rows))
 
 
-if "-stdio" in sys.argv:
-    meteor()
-else:
-    place = sys.argv.index("spice-1.0.jar")
-    spice(Path(sys.argv[place + 1]), Path(sys.argv[sys.argv.index("-out") + 1]))
+if __name__ == "__main__":
+    if "-stdio" in sys.argv:
+        meteor()
+    else:
+        place = sys.argv.index("spice-1.0.jar")
+        spice(Path(sys.argv[place + 1]), Path(sys.argv[sys.argv.index("-out") + 1]))
