@@ -258,8 +258,23 @@ class Answer:
     """Geometric mean of the probabilities of the answer's tokens, in [0, 1]; NaN if unknown."""
 
 
+class Reader(Protocol):
+    """Knows how densely it wants to see and hear recordings."""
+
+    def read(
+        self,
+        path: str,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        keyframes_only: bool = False,
+    ) -> Segment:
+        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
+        ...
+
+
 @runtime_checkable
-class Embedder(Protocol):
+class Embedder(Reader, Protocol):
     """Embeds media and text into one space."""
 
     @property
@@ -277,17 +292,6 @@ class Embedder(Protocol):
         """The length of recording that one embedding should cover."""
         ...
 
-    def read(
-        self,
-        path: str,
-        *,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        keyframes_only: bool = False,
-    ) -> Segment:
-        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        ...
-
     def embed_media(self, segments: Sequence[Segment]) -> dict[Modality, Embeddings]:
         """Embed segments; keys are single modalities, rows follow the segments.
 
@@ -301,19 +305,8 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
-class Describer(Protocol):
+class Describer(Reader, Protocol):
     """Writes captions and answers questions."""
-
-    def read(
-        self,
-        path: str,
-        *,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        keyframes_only: bool = False,
-    ) -> Segment:
-        """Decode a stretch of a file as this model wants it; raises `MediaError`."""
-        ...
 
     def describe(
         self, segments: Sequence[Segment], *, using: Modality = AUDIOVISUAL

@@ -12,9 +12,10 @@ from PIL import Image
 
 from valor.errors import MediaError
 from valor.media.probe import probe
+from valor.media.reading import plan_of
+from valor.media.segments import DecodePlan
 from valor.search import ingest
 from valor.search.library import Library
-from valor.search.reading import plan_of
 from valor.search.tables import Tables
 from valor.types import AUDIOVISUAL, Caption
 
@@ -108,12 +109,17 @@ def test_every_segment_keeps_what_a_describer_says_of_it(library, write_file, wo
     }
 
 
+SPARSE, DENSE = (
+    DecodePlan(num_frames=num, short_side_px=32, sample_rate_hz=16000) for num in (1, 4)
+)
+
+
 @pytest.mark.parametrize("is_same_plan", [False, True])
 def test_a_describer_that_reads_alike_gets_what_the_embedder_read(
     library, write_file, word_model, monkeypatch, is_same_plan: bool
 ):
     class Teller(word_model):
-        plan = "sparse"
+        plan = SPARSE
 
         def describe(self, segments, *, using=AUDIOVISUAL):
             return [Caption(text=s.path, modalities_used=using, segments=()) for s in segments]
@@ -128,9 +134,9 @@ def test_a_describer_that_reads_alike_gets_what_the_embedder_read(
 
     plans = []
     monkeypatch.setattr(ingest, "read_in_order", decode)
-    library.embedder.plan = "sparse" if is_same_plan else "dense"
+    library.embedder.plan = SPARSE if is_same_plan else DENSE
     library.add(write_file("a.mp4", STREET, BEACH), describer=Teller())
-    assert set(plans) == ({"sparse"} if is_same_plan else {"dense", "sparse"})
+    assert set(plans) == ({SPARSE} if is_same_plan else {DENSE, SPARSE})
     hits = library.search("car", merged=False)
     assert [Path(hit.caption).name for hit in hits] == ["a.mp4"] * 2
     assert library.embedder.num_read == 2

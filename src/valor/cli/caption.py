@@ -68,9 +68,9 @@ def _chapters(model: "Model", arguments: Arguments) -> int:
     if arguments.format == "vtt" and len(arguments.files) > 1:
         raise UsageError(f"WebVTT is of one file, not of {len(arguments.files)}; use csv")
     from valor.media.probe import probe
+    from valor.media.reading import read_in_order
     from valor.media.segments import cut
     from valor.models.verbs import need_describer
-    from valor.search.reading import read_in_order
 
     describer = need_describer(model)
     writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -90,11 +90,6 @@ def generate(
     Returns:
         The text found for each row.
     """
-    config = config or GenerationConfig()
-    if config.num_beams > 1:
-        return beam_search(
-            decoder, memory, group, special=special, question=question, config=config
-        )
     *_, whole = stream(decoder, memory, group, special=special, question=question, config=config)
     return whole
 
@@ -124,8 +119,10 @@ def stream(
     """
     config = config or GenerationConfig()
     if config.num_beams > 1:
-        for beams in _search(decoder, memory, group, special, question, config):
-            yield beams.best(special)
+        steps = beam_search(
+            decoder, memory, group, special=special, question=question, config=config
+        )
+        yield from (beams.best(special) for beams in steps)
         return
     writer = _Writer(decoder, memory, group, special, question, config)
     token = torch.full((memory.num_rows,), special.start, device=decoder.bias.device)
@@ -163,19 +160,21 @@ def _choose(
 
 
 @dataclass(slots=True)
-class _Beams:
+class Beams:
     """Partial texts of every row, the best first."""
 
     token_ids: Int[Tensor, "batch beams length"]
+    """With the end token; padding after it."""
     score: Float[Tensor, "batch beams"]
+    """Sums of log-probabilities."""
     finished: Bool[Tensor, "batch beams"]
     num_tokens: Int[Tensor, "batch beams"]
 
-    def select(self, beam: Int[Tensor, "batch kept"]) -> "_Beams":
+    def select(self, beam: Int[Tensor, "batch kept"]) -> "Beams":
         """Keep, per row, the given beams."""
         parts = (self.score, self.finished, self.num_tokens)
         length = self.token_ids.shape[2]
-        return _Beams(
+        return Beams(
             self.token_ids.gather(1, beam[..., None].expand(-1, -1, length)),
             *(part.gather(1, beam) for part in parts),
         )
@@ -200,30 +199,28 @@ def beam_search(
     special: SpecialIds,
     question: TextBatch | None = None,
     config: GenerationConfig,
-) -> Generated:
-    """Find a probable text for each row; arguments as of `generate`.
+) -> Iterator[Beams]:
+    """Find probable texts for each row; arguments as of `generate`.
 
     A beam that has ended keeps its score, and the best sum of log-probabilities wins, without any
     normalisation for length, as upstream.
+
+    Args:
+        decoder: In evaluation mode.
+        memory: What to describe.
+        group: The modalities to look at.
+        special: The tokenizer's special ids.
+        question: One per row, which the text answers; None asks for captions.
+        config: How many beams, and how long.
+
+    Yields:
+        The beams after every word, until all have ended.
     """
-    *_, last = _search(decoder, memory, group, special, question, config)
-    return last.best(special)
-
-
-def _search(
-    decoder: Decoder,
-    memory: Memory,
-    group: Modality,
-    special: SpecialIds,
-    question: TextBatch | None,
-    config: GenerationConfig,
-) -> Iterator[_Beams]:
-    """The beams after every word."""
     num_beams = config.num_beams
     writer = _Writer(decoder, memory, group, special, question, config)
     start = torch.full((memory.num_rows,), special.start, device=decoder.bias.device)
     score, token = writer.next(start).topk(num_beams, dim=1)
-    beams = _Beams(
+    beams = Beams(
         token_ids=token[..., None],
         score=score,
         finished=token == special.end,
@@ -242,8 +239,8 @@ def _search(
 
 
 def _extend(
-    beams: _Beams, log_probability: Float[Tensor, "batch beams vocab"], special: SpecialIds
-) -> tuple[_Beams, Int[Tensor, "batch beams"]]:
+    beams: Beams, log_probability: Float[Tensor, "batch beams vocab"], special: SpecialIds
+) -> tuple[Beams, Int[Tensor, "batch beams"]]:
     """Append the best next token to each beam; returns the beams that they came from too."""
     num_beams, vocab = log_probability.shape[1:]
     stay = torch.full_like(log_probability[0, 0], _NEVER)
@@ -253,7 +250,7 @@ def _extend(
     beam, token = index // vocab, index % vocab
     kept = beams.select(beam)
     return (
-        _Beams(
+        Beams(
             token_ids=torch.cat([kept.token_ids, token[..., None]], dim=2),
             score=score,
             finished=kept.finished | (token == special.end),

@@ -15,7 +15,8 @@ import numpy as np
 
 from valor.errors import MediaError, ModelError
 from valor.media.probe import probe
-from valor.media.segments import DecodePlan, cut, decode_segment, decode_segments
+from valor.media.reading import read_in_order
+from valor.media.segments import DecodePlan, cut, decode_segment
 from valor.models.fusion import join, pooled, similarity
 from valor.types import AUDIOVISUAL, Answer, Caption, Describer, Embedder, Modality, Segment
 
@@ -130,7 +131,7 @@ class FileVerbs(ABC):
     def _parts(self, path: str | Path) -> Iterator[list[Segment]]:
         """Read a file segment by segment, some at a time."""
         stretches = cut(probe(str(path)).duration_s, segment_s=self.segment_s)
-        segments = decode_segments(path, self.plan, stretches)
+        segments = read_in_order(self, str(path), stretches)
         while some := list(itertools.islice(segments, _SEGMENTS_AT_ONCE)):
             yield some
 

@@ -10,9 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from valor.errors import MediaError, UsageError
+from valor.media.reading import read_in_order
 from valor.models.fusion import join, token_weights
 from valor.search.ingest import plan
-from valor.search.reading import read_in_order
 from valor.search.words import words_of
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Embedder, Embeddings, Modality
 

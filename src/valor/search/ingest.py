@@ -22,8 +22,8 @@ import pyarrow as pa
 from valor.data.sources.media import is_media
 from valor.errors import MediaError
 from valor.media.probe import probe
+from valor.media.reading import plan_of, read_in_order
 from valor.media.segments import cut
-from valor.search.reading import plan_of, read_in_order
 from valor.search.tables import FileRow, parse_modalities, segment_table
 from valor.search.tracks import read_subtitles, sidecar_of, words_between
 from valor.types import Describer, Embedder, Modality, Segment

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from valor.media.segments import DecodePlan, decode_segments
-from valor.types import Describer, Embedder, Segment
+from valor.types import Reader, Segment
 
 
 def read_in_order(
-    model: Embedder | Describer,
+    model: Reader,
     path: str,
     stretches: Sequence[tuple[float, float]],
     *,
@@ -17,7 +17,7 @@ def read_in_order(
     """Decode stretches of a file as a model wants them, in one pass if it says how by `plan`.
 
     Args:
-        model: Any; one without a plan reads each stretch by itself.
+        model: One without a plan reads each stretch by itself.
         path: A local file.
         stretches: Begin and end of each in seconds, in time order, as `cut` gives them.
         keyframes_only: True looks at no other frames of a video.
