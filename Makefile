@@ -12,7 +12,9 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow test-lowest check tiny-world pages docs bench clean
+PYTHON ?= python3
+
+.PHONY: force help demo test test-slow test-lowest test-highest check tiny-world pages docs bench clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,12 +28,18 @@ test: .venv/.installed ## Run the quick tests and the examples in docstrings, wi
 test-slow: .venv/.installed ## Run the tests that train for minutes
 	$(PYTEST) -m slow tests
 
-test-lowest: ## Run the quick tests with the lowest version of everything that pyproject.toml allows
-	python3 -m venv --clear .venv-lowest
-	.venv-lowest/bin/python -m pip install -qq uv
-	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct \
+test-lowest: RESOLUTION := lowest-direct
+test-lowest: .venv-lowest ## Run the quick tests with the lowest version of everything that pyproject.toml allows
+
+test-highest: RESOLUTION := highest
+test-highest: .venv-highest ## Run them with the highest; PYTHON=python3.13 takes another Python
+
+.venv-%: force
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python -m pip install -qq uv
+	$@/bin/uv pip install -q --python $@/bin/python --resolution $(RESOLUTION) \
 		-e ".[search,serve,plots,dev]"
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow" tests
+	OMP_NUM_THREADS=1 $@/bin/python -m pytest -n 2 --dist loadscope -m "not slow" tests
 
 check: .venv/.installed ## Lint, formatting, types, import layers, docstrings, dependencies, sizes
 	$(BIN)/ruff check .
