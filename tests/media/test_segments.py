@@ -102,11 +102,12 @@ def with_edited_start(path: Path, cut_s: float) -> None:
     with av.open(str(path)) as container:
         units = [float(stream.time_base) for stream in container.streams]
     content = bytearray(path.read_bytes())
+    (units_per_s,) = struct.unpack_from(">I", content, content.index(b"mvhd") + 16)
     places = [found.end() for found in re.finditer(b"elst", content)]
     for place, unit_s in zip(places, units, strict=True):
         version, num_entries, length, begin = struct.unpack_from(">IIIi", content, place)
         assert (version, num_entries) == (0, 1)
-        edit = (length - round(1000 * cut_s), begin + round(cut_s / unit_s))
+        edit = (length - round(units_per_s * cut_s), begin + round(cut_s / unit_s))
         struct.pack_into(">Ii", content, place + 8, *edit)
     path.write_bytes(content)
 

@@ -53,6 +53,9 @@ _DEMUXERS = (
 )
 """Formats that hold their own data. image2 is left out because it expands patterns in names."""
 
+# PyAV 18 refuses a file for a tag that is not UTF-8, unless told otherwise; 19 has no such option.
+_LENIENT: Any = {} if int(av.__version__.split(".")[0]) > 18 else {"metadata_errors": "replace"}
+
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 _NOT_A_PICTURE_TRACK = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -159,7 +162,7 @@ def _open(path: str, *, with_pictures: bool) -> InputContainer:
                 "protocol_whitelist": "file",
                 "format_whitelist": ",".join(_DEMUXERS),
             },
-            metadata_errors="replace",
+            **_LENIENT,
             timeout=None if left_s == math.inf else left_s,
         )
     except ExitError:
@@ -312,3 +315,5 @@ def decoded(packets: Iterable[Packet], *, skip_damage: bool = True) -> Iterator[
         except FFmpegError:
             if not skip_damage:
                 raise
+        except ValueError:  # What PyAV 19 says of a decoder that could not be opened before.
+            return

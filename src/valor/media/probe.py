@@ -211,6 +211,12 @@ def probe(path: str | Path, *, time_limit_s: float = TIME_LIMIT_S) -> MediaInfo:
 
 
 def _tags(container: InputContainer) -> dict[str, str]:
-    tags = {name.lower()[:_MAX_LETTERS]: text for name, text in container.metadata.items()}
+    named = ((_unicode(name), _unicode(text)) for name, text in container.metadata.items())
+    tags = {name.lower()[:_MAX_LETTERS]: text for name, text in named}
     found = itertools.islice(((n, t) for n, t in tags.items() if n not in _FORMAT_TAGS), _MAX_TAGS)
     return {name: text[:_MAX_LETTERS] for name, text in found}
+
+
+def _unicode(text: str) -> str:
+    """Text with a sign in the place of what is not UTF-8, which PyAV 19 lets through as it is."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
