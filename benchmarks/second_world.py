@@ -82,14 +82,14 @@ def measure(
         own = evolve(tiny(), {"num_steps": home_steps, "batch_size": batch_size})
         start = run(own, home, place / "home")
     found: dict[str, dict[str, list[Figures]]] = {task: defaultdict(list) for task in NUM_STEPS}
-    for task in NUM_STEPS:
-        steps = 4 if quick else NUM_STEPS[task]
+    for task, steps in NUM_STEPS.items():
+        num_steps = 4 if quick else steps
         found[task]["before"] = [figures_of(start, task, away, place / "report")]
         tell(f"{task:12}before     {found[task]['before'][0]}")
-        fresh = evolve(tiny(), {"num_steps": steps, "batch_size": batch_size})
+        fresh = evolve(tiny(), {"num_steps": num_steps, "batch_size": batch_size})
         fresh = replace(fresh, objectives=objectives_of(find_protocol(task)))
         command = f"finetune --protocol {task} --start {start} --data {away} --num-epochs null"
-        command += f" --num-steps {steps} --batch-size {batch_size}"
+        command += f" --num-steps {num_steps} --batch-size {batch_size}"
         command += f" --optim.learning-rate {fresh.optim.learning_rate}"
         for seed in range(num_seeds):
             tuned, scratch = (place / f"{task}-{name}-{seed}" for name in ("after", "scratch"))
