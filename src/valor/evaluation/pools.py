@@ -96,7 +96,7 @@ def two_stage(
         num_candidates: How many items are re-ranked.
 
     Returns:
-        `rank_report` of the pessimistic ranks, `candidates`, and `candidate_recall`: how often the
+        `rank_report` of the pessimistic ranks, `candidates`, and `candidate_recall`, how often the
         match is among these. A match that is not keeps its rank by pooled vectors.
     """
     num_media = len(media.valid)

@@ -148,7 +148,7 @@ def retrieval_report(
         ties: Where the match stands among other items of equal score.
 
     Returns:
-        `{"text_to_media": ..., "media_to_text": ...}`, each as `pair_report` gives it.
+        What `pair_report` gives, under `text_to_media` and `media_to_text`.
 
     Raises:
         ValorError: If the shape does not fit `captions_per_item` or a score is NaN.
@@ -186,8 +186,8 @@ def pair_report(ranking: PairRanking, *, ties: Ties = "pessimistic") -> dict[str
         ties: Where the match stands among equal scores.
 
     Returns:
-        `{"text_to_media": ..., "media_to_text": ...}`: `rank_report` of the best match of each
-        query, `map` and `ndcg` of all its matches. With one match `map` is `mrr`.
+        Under `text_to_media` and `media_to_text`, `rank_report` of the best match of each query,
+        and `map` and `ndcg` of all its matches. With one match `map` is `mrr`.
     """
     of_text, of_media = ranking.text_positions(ties), ranking.media_positions(ties)
     return {

@@ -108,7 +108,7 @@ class FileVerbs(ABC):
             path: Any file with picture, sound or both.
 
         Returns:
-            Start and end in seconds, and one unit vector per group that the segment has in full:
+            Start and end in seconds, and one unit vector per group that the segment has in full,
             the weighted mean of the group's tokens. Search compares the tokens themselves.
 
         Raises:
