@@ -56,10 +56,15 @@ def own(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def untold_errors(text: str) -> Iterator[str]:
-    """Functions that raise an error of ours which their docstring does not name."""
-    for function, told in public_functions(ast.parse(text)):
+    """Functions that raise an error of ours which their docstring does not name.
+
+    One that has sections names it in that of errors.
+    """
+    for function, docstring in public_functions(ast.parse(text)):
         raised = (node.exc for node in own(function) if isinstance(node, ast.Raise) and node.exc)
         names = {ast.unparse(e.func if isinstance(e, ast.Call) else e) for e in raised}
+        _, has_sections, sections = docstring.partition("\n\nArgs:")
+        told = sections.partition("\n\nRaises:")[2] if has_sections else docstring
         if untold := {name for name in names & ERRORS if not re.search(rf"\b{name}\b", told)}:
             yield f"{function.lineno} {function.name} {' '.join(sorted(untold))}"
 
@@ -87,6 +92,10 @@ def test_the_sweep_sees_a_colon(told: str, count: int):
     [
         ('def f():\n    "Sum."\n    raise ModelError("no")', ["1 f ModelError"]),
         ('def f():\n    "Sum; or a `ModelError`."\n    raise ModelError("no") from None', []),
+        (
+            'def f():\n    "ModelError.\\n\\nArgs:\\n  x: No."\n    raise ModelError',
+            ["1 f ModelError"],
+        ),
         ('def f():\n    "Sum."\n    raise KeyError("no")', []),
         ('def _f():\n    "Sum."\n    raise ModelError("no")', []),
         (

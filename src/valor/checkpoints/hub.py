@@ -99,6 +99,9 @@ class ValorHubModel(PreTrainedModel):
 
         Returns:
             The model in evaluation mode.
+
+        Raises:
+            ModelError: If the folder cannot be read, or holds another system than VALOR.
         """
         folder = local_folder(pretrained_model_name_or_path, **options)
         valor, processor, _ = load_model(folder)  # type: ignore[assignment]

@@ -159,7 +159,7 @@ def retrieval_report(
 def matrix_ranking(
     scores: Float[np.ndarray, "texts media"], *, captions_per_item: int = 1
 ) -> PairRanking:
-    """Count the ranks of a matrix; arguments and errors as of `retrieval_report`."""
+    """Count the ranks of a matrix; arguments and `ValorError` as of `retrieval_report`."""
     texts, media = scores.shape
     if captions_per_item < 1 or texts != media * captions_per_item:
         raise ValorError(

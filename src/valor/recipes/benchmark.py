@@ -165,6 +165,10 @@ def evaluate_protocol(
         The content of `report.json`, with the task's figures of each group that the protocol has,
         and under `published` what others stated. Coverage counts what the benchmark has in all.
         Empty in all processes of `torchrun` but the first.
+
+    Raises:
+        ConfigError: If no record is of the split.
+        ManifestError: If the manifest is wrong.
     """
     split, options = split or protocol.split, options or options_of(protocol)
     records = [_asked(record, protocol) for record in read_manifest(data, split=split)]
