@@ -143,7 +143,9 @@ def best_items(
     return values, places
 
 
-Match = Callable[[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]], np.ndarray]
+Match = Callable[
+    [Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]], Float[np.ndarray, " pairs"]
+]
 """Scores pairs of texts and items by a closer look; pairs of an item follow each other."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from valor.errors import MediaError, ModelError
 from valor.media.probe import probe
@@ -101,7 +102,9 @@ class FileVerbs(ABC):
             raise MediaError(str(path), "nothing_usable", detail)
         return max(answers, key=lambda a: -1.0 if math.isnan(a.confidence) else a.confidence)
 
-    def embed(self, path: str | Path) -> list[tuple[float, float, dict[Modality, np.ndarray]]]:
+    def embed(
+        self, path: str | Path
+    ) -> list[tuple[float, float, dict[Modality, Float[np.ndarray, " embed"]]]]:
         """Embed a file, segment by segment.
 
         Args:
