@@ -214,17 +214,15 @@ def test_few_blocks_are_not_run():
 
 def fences(text: str) -> Iterator[tuple[str, list[str]]]:
     """Language and lines of each fence, by one look at every line."""
-    language, inside = None, []
+    language, inside, is_open = "", [], False
     for line in text.splitlines():
-        fence = re.match(r"\s*(?:```|~~~)(.*)", line)
-        if fence and language is None:
-            language, inside = fence[1].strip(), []
-        elif fence:
-            yield language, inside
-            language = None
-        elif language is not None:
+        if fence := re.match(r"\s*(?:```|~~~)(.*)", line):
+            if is_open:
+                yield language, inside
+            language, inside, is_open = fence[1].strip(), [], not is_open
+        elif is_open:
             inside.append(line)
-    assert language is None, "a fence has no end"
+    assert not is_open, "a fence has no end"
 
 
 @pytest.mark.parametrize("page", pages())

@@ -11,6 +11,11 @@ import valor
 
 SOURCE = Path(valor.__file__).parent
 BARE = {"Tensor", "torch.Tensor", "ndarray", "np.ndarray", "NDArray"}
+NUMBERS = {
+    name
+    for name, value in vars(jaxtyping).items()
+    if isinstance(value, type) and issubclass(value, jaxtyping.AbstractDtype)
+}
 WEIGHTS = {
     f"{mapping}[str, {tensor}]"
     for mapping in ("dict", "Mapping")
@@ -29,8 +34,7 @@ def is_bare(annotation: ast.expr | None) -> bool:
             return any(map(is_bare, parts))
         case ast.Subscript(value=outer, slice=inner):
             name = ast.unparse(outer)
-            has_shape = name == "Literal" or hasattr(jaxtyping, name)
-            is_free = has_shape or ast.unparse(annotation) in WEIGHTS
+            is_free = name in {"Literal", *NUMBERS} or ast.unparse(annotation) in WEIGHTS
             return not is_free and (is_bare(outer) or is_bare(inner))
         case None:
             return False
@@ -69,6 +73,7 @@ def bare_types(text: str) -> Iterator[str]:
         "def f(**x: 'Tensor'): ...",
         "def f(x: Int[Tensor, ' rows']) -> np.ndarray: ...",
         "def f(x: list[Tensor]): ...",
+        "def f(x: Union[Tensor, float]): ...",
         "def f() -> 'tuple[int, dict[Modality, np.ndarray]]': ...",
         "def f(x: dict[str, np.ndarray | None]): ...",
         "def f(x: Callable[[Tensor], float]): ...",
