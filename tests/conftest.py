@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.docs.blocks import RUN, count_run
 from tests.tiny import small_run
 from valor.data.manifest import read_manifest
 from valor.data.world.render import World, render_world
@@ -20,6 +21,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many blocks of the documentation were run, whichever process ran them."""
+    passed = terminalreporter.stats.get("passed", [])
+    if any(name == RUN for report in passed for name, _ in report.user_properties):
+        terminalreporter.write_line(count_run(passed))
 
 
 @pytest.fixture(autouse=True)

@@ -262,7 +262,7 @@ class VideoModel(DescribingModel):
             using: The modalities to look at, as far as a segment has them.
 
         Yields:
-            One text per segment: first an empty one that says which modalities are used, last what
+            One text per segment, first an empty one that says which modalities are used, last what
             `describe` or `answer` gives. Captions are searched with beams, so that a word of one
             may still change.
         """

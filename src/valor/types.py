@@ -70,6 +70,7 @@ class Modality(enum.Flag):
 
 
 AUDIOVISUAL = Modality.VISION | Modality.AUDIO
+"""Vision and audio together."""
 MEDIA_GROUPS = (Modality.VISION, Modality.AUDIO, AUDIOVISUAL)
 """The paper's groups, in the order in which reports list them."""
 Groups = Modality | Sequence[Modality]

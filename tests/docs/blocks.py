@@ -1,5 +1,6 @@
 """Blocks of code in Markdown, and how each of their commands is run."""
 
+import itertools
 import os
 import re
 import shlex
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from glob import glob
 from pathlib import Path
+from unittest.mock import patch
+
+import pytest
 
 from valor.cli.main import main
 
@@ -20,8 +24,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")
 """Pages outside of `docs`."""
 LANGUAGES = ("sh", "python", "json")
+RUN = "blocks_run"
+"""The property of a test's report that says how many blocks it ran."""
 _BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.+) -->\n)?"
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?"
     r"^```(?P<language>\w+)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -66,6 +72,13 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
+def count_run(reports: list[pytest.TestReport]) -> str:
+    """How many blocks were run, as the reports of their tests tell, and how many are marked."""
+    told = [value for report in reports for name, value in report.user_properties if name == RUN]
+    marked = sum(block.reason is not None for page in pages() for block in blocks(page))
+    return f"{sum(told)} blocks of README and docs run, {marked} marked as not run"
+
+
 def commands(code: str) -> Iterator[list[str]]:
     """The words of each command of a shell block; a program in it is the last word of its own."""
     programs = _HEREDOC.findall(code)
@@ -83,9 +96,13 @@ def run_command(words: list[str], endpoint: str) -> None:
     Targets of make and extras of pip are looked up, not run.
 
     Args:
-        words: Of the command.
+        words: Of the command, after `NAME=value` of its environment.
         endpoint: Address of a model's server, in place of the one that pages name.
     """
+    variables = list(itertools.takewhile(re.compile(r"[A-Z_]+=").match, words))
+    if variables:
+        with patch.dict(os.environ, (variable.split("=", 1) for variable in variables)):
+            return run_command(words[len(variables) :], endpoint)
     words = [word.replace("http://localhost:8000", endpoint) for word in words]
     words = [name for word in words for name in (sorted(glob(word)) if "/*" in word else [word])]  # noqa: PTH207
     match words:
@@ -125,6 +142,8 @@ def ask_server(words: list[str]) -> None:
         try:
             assert process.stdout is not None
             address = next(re.finditer(r"http://\S+", process.stdout.readline()))[0]
+            if token := os.environ.get("VALOR_TOKEN"):
+                opener.addheaders.append(("Authorization", f"Bearer {token}"))
             with opener.open(address, timeout=20) as page:
                 assert b"<title>" in page.read()
             process.send_signal(signal.SIGINT)

@@ -28,7 +28,17 @@ from tests.checkpoints.conftest import (
 )
 from tests.checkpoints.test_endpoint import Server
 from tests.checkpoints.test_official import words_of
-from tests.docs.blocks import ROOT, Block, blocks, commands, pages, run_command
+from tests.docs.blocks import (
+    LANGUAGES,
+    ROOT,
+    RUN,
+    Block,
+    blocks,
+    commands,
+    count_run,
+    pages,
+    run_command,
+)
 from valor import recipes
 from valor.config import evolve
 from valor.data.building.annotations import Action, AnnotationStore
@@ -39,6 +49,7 @@ BLOCKS = [block for page in pages() for block in blocks(page)]
 RUN_ELSEWHERE = ("README.md",)
 LONG = ("benchmarks/README.md",)
 MOST_NOT_RUN = 10
+COMMAND = re.compile(r"(?:\$ )?(?:(?:valor|torchrun|python|pip|make|ray) |[A-Z_]+=)")
 PAGES = [
     pytest.param(page, marks=[pytest.mark.slow] if page in LONG else [])
     for page in sorted({block.page for block in BLOCKS if not block.reason} - {*RUN_ELSEWHERE})
@@ -181,7 +192,7 @@ def run_block(block: Block, names: dict, endpoint: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_runs(
-    page: str, prepared: Path, endpoint: str, short_training, tmp_path, monkeypatch
+    page: str, prepared: Path, endpoint: str, short_training, tmp_path, monkeypatch, record_property
 ):
     folder = tmp_path / "reader"
     shutil.copytree(prepared, folder, symlinks=True)
@@ -189,13 +200,60 @@ def test_every_block_of_a_page_runs(
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.syspath_prepend(folder)
     names: dict = {}
-    for block in blocks(page):
-        if not block.reason:
-            run_block(block, names, endpoint)
+    found = [block for block in blocks(page) if not block.reason]
+    for block in found:
+        run_block(block, names, endpoint)
+    record_property(RUN, len(found))
 
 
-def test_few_blocks_are_not_run(record_property):
+def test_few_blocks_are_not_run():
     skipped = [block for block in BLOCKS if block.reason]
-    record_property("blocks", len(BLOCKS))
     assert len(BLOCKS) - len(skipped) >= 15
     assert len(skipped) <= MOST_NOT_RUN, [block.where for block in skipped]
+
+
+def fences(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Language and lines of each fence, by one look at every line."""
+    language, inside, is_open = "", [], False
+    for line in text.splitlines():
+        if fence := re.match(r"\s*(?:```|~~~)(.*)", line):
+            if is_open:
+                yield language, inside
+            language, inside, is_open = fence[1].strip(), [], not is_open
+        elif is_open:
+            inside.append(line)
+    assert not is_open, "a fence has no end"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_no_block_is_overlooked(page: str):
+    """Those found are all that are fenced, and no command is fenced as something else."""
+    fenced = list(fences((ROOT / page).read_text(encoding="utf-8")))
+    seen = [(block.language, block.code.splitlines()) for block in blocks(page)]
+    assert [fence for fence in fenced if fence[0] in LANGUAGES] == seen
+    others = [line for language, lines in fenced if language not in LANGUAGES for line in lines]
+    assert not [line for line in others if COMMAND.match(line)]
+
+
+@pytest.mark.parametrize("line", ["valor serve x", "torchrun -m x", "$ TOKEN=a valor serve x"])
+def test_a_command_is_known_by_its_beginning(line: str):
+    assert COMMAND.match(line)
+    assert not COMMAND.match(f"usage: {line}")
+
+
+def test_a_mark_is_of_the_block_below_it_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.docs.blocks.ROOT", tmp_path)
+    mark = "<!-- not run: hub -->"
+    text = f"{mark}\n```sh\na\n```\n\n```sh\nb\n```\n\n{mark}\n```python\nc\n```\n"
+    (tmp_path / "page.md").write_text(text)
+    found = [(block.line, block.code, block.reason) for block in blocks("page.md")]
+    assert found == [(2, "a\n", "hub"), (6, "b\n", None), (11, "c\n", "hub")]
+
+
+def test_a_run_of_the_tests_tells_how_many_blocks_ran():
+    reports = [
+        pytest.TestReport("a", ("a", 0, "a"), {}, "passed", None, "call", user_properties=[told])
+        for told in ((RUN, 3), (RUN, 4), ("other", 5))
+    ]
+    marked = sum(block.reason is not None for block in BLOCKS)
+    assert count_run(reports) == f"7 blocks of README and docs run, {marked} marked as not run"

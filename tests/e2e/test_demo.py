@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import run_command
+from tests.docs.blocks import RUN, blocks, run_command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MADE = ("model/model.safetensors", "world/manifest.jsonl")
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = [block for block in blocks("README.md") if not block.reason]
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +59,20 @@ def test_running_it_again_goes_on_from_what_is_there(demo):
     assert (model.read_bytes(), rendered.stat().st_mtime_ns) == before
 
 
-def test_every_block_of_the_readme_runs(demo):
+def test_every_block_of_the_readme_runs(demo, record_property):
     folder, environment, _ = demo
     assert len(BLOCKS) >= 3
-    for language, code in BLOCKS:
-        if language == "python":
-            (folder / "block.py").write_text(code)
+    for block in BLOCKS:
+        if block.language == "python":
+            (folder / "block.py").write_text(block.code)
             assert run(f"{sys.executable} block.py", folder, environment).stdout.strip()
             continue
-        for command in code.strip().splitlines():
+        for command in block.code.strip().splitlines():
             if command.startswith(("make ", "pip ")):
                 run_command(shlex.split(command), endpoint="")
             else:
                 run(command, folder, environment)
+    record_property(RUN, len(BLOCKS))
 
 
 def test_every_file_that_the_readme_names_exists():

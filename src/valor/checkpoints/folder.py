@@ -60,7 +60,18 @@ def write_folder(
     *,
     card: str,
 ) -> None:
-    """Do the same for any model; its preprocessing is written by a function."""
+    """Do the same for any model; its preprocessing is written by a function.
+
+    Args:
+        folder: Made or replaced; a folder that is no model is left alone.
+        config: Of the model.
+        weights: By parameter name.
+        save_processor: Writes the preprocessing into a folder.
+        card: Text of README.md.
+
+    Raises:
+        ModelError: If something else is in the folder's place.
+    """
     if folder.exists() and not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: exists and is no model folder; nothing was written")
     partial = folder.with_name(f"{folder.name}.partial")
@@ -134,7 +145,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def fill_weights(expected: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Read a model folder's weights into tensors by name, which must be all of them."""
+    """Read a model folder's weights into tensors by name, or raise a `ModelError`.
+
+    It is one if the file cannot be read, or holds other names or shapes.
+    """
     path = folder / _WEIGHTS
     try:
         weights = load_file(path)

@@ -61,13 +61,13 @@ class ValorHubConfig(PreTrainedConfig):
 class ValorOutput(ModelOutput):
     """What the model's `forward` returns; what there was no input for is None."""
 
-    text_embeds: Tensor | None = None
-    """`[texts, embed]`, unit vectors; the similarity is finer than their product."""
-    video_embeds: Tensor | None = None
-    audio_embeds: Tensor | None = None
-    audio_video_embeds: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    """`[texts, items]`: VALOR's similarity with all media that an item has."""
+    text_embeds: Float[Tensor, "texts embed"] | None = None
+    """Unit vectors; the similarity is finer than their product."""
+    video_embeds: Float[Tensor, "items embed"] | None = None
+    audio_embeds: Float[Tensor, "items embed"] | None = None
+    audio_video_embeds: Float[Tensor, "items embed"] | None = None
+    logits_per_text: Float[Tensor, "texts items"] | None = None
+    """VALOR's similarity with all media that an item has."""
 
 
 class ValorHubModel(PreTrainedModel):
@@ -99,6 +99,9 @@ class ValorHubModel(PreTrainedModel):
 
         Returns:
             The model in evaluation mode.
+
+        Raises:
+            ModelError: If the folder cannot be read, or holds another system than VALOR.
         """
         folder = local_folder(pretrained_model_name_or_path, **options)
         valor, processor, _ = load_model(folder)  # type: ignore[assignment]

@@ -29,7 +29,7 @@ class Source:
     """Released keys, and how a weight of ours is made of them."""
 
     keys: tuple[str, ...]
-    make: Callable[..., Tensor]
+    make: Callable[..., Float[Tensor, "*sizes"]]
 
 
 KeyMap = dict[str, Source]

@@ -42,6 +42,10 @@ _CLAP_MAX_TOKENS = 77
 """Longest text in CLAP's training."""
 
 
+Media = Sequence[UInt8[np.ndarray, "frames height width 3"] | Float[np.ndarray, " samples"]]
+"""Frames, or waveforms at the rate of a space's plan."""
+
+
 class Space(Protocol):
     """A model that compares texts with media by the cosine of unit vectors."""
 
@@ -55,10 +59,8 @@ class Space(Protocol):
     scale: float
     """What its training multiplied cosines with."""
 
-    def embed(
-        self, modality: Modality, media: Sequence[np.ndarray]
-    ) -> list[Float[Tensor, "tokens dim"]]:
-        """Embed frames `[frames, height, width, 3]`, or waveforms at the plan's rate."""
+    def embed(self, modality: Modality, media: Media) -> list[Float[Tensor, "tokens dim"]]:
+        """Embed what a segment has of a modality, segment by segment."""
         ...
 
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
@@ -87,9 +89,7 @@ class PictureSpace:
             sample_rate_hz=_ANY_RATE_HZ,
         )
 
-    def embed(
-        self, modality: Modality, media: Sequence[np.ndarray]
-    ) -> list[Float[Tensor, "tokens dim"]]:
+    def embed(self, modality: Modality, media: Media) -> list[Float[Tensor, "tokens dim"]]:
         """Embed every frame for itself."""
         frames = list(itertools.chain.from_iterable(media))
         vectors = []
@@ -140,9 +140,7 @@ class SoundSpace:
             sample_rate_hz=self._sounds.sampling_rate,
         )
 
-    def embed(
-        self, modality: Modality, media: Sequence[np.ndarray]
-    ) -> list[Float[Tensor, "tokens dim"]]:
+    def embed(self, modality: Modality, media: Media) -> list[Float[Tensor, "tokens dim"]]:
         """Embed every window for itself."""
         parts = [_windows(waveform, self._sounds.nb_max_samples) for waveform in media]
         windows = list(itertools.chain.from_iterable(parts))
@@ -230,9 +228,7 @@ class PeVisionSpace(_PeSpace):
             sample_rate_hz=_ANY_RATE_HZ,
         )
 
-    def embed(
-        self, modality: Modality, media: Sequence[np.ndarray]
-    ) -> list[Float[Tensor, "tokens dim"]]:
+    def embed(self, modality: Modality, media: Media) -> list[Float[Tensor, "tokens dim"]]:
         """Embed each segment's frames together."""
         model = self.model.video_model
 
@@ -276,9 +272,7 @@ class PeSoundSpace(_PeSpace):
             num_frames=1, short_side_px=_ANY_SIDE_PX, sample_rate_hz=self._sounds.sampling_rate
         )
 
-    def embed(
-        self, modality: Modality, media: Sequence[np.ndarray]
-    ) -> list[Float[Tensor, "tokens dim"]]:
+    def embed(self, modality: Modality, media: Media) -> list[Float[Tensor, "tokens dim"]]:
         """Embed each segment's sound; equal lengths together, since padding would be heard."""
         model = self.model.audio_model
 
@@ -333,9 +327,7 @@ class SentenceSpace:
             sample_rate_hz=getattr(extractor, "sampling_rate", _ANY_RATE_HZ),
         )
 
-    def embed(
-        self, modality: Modality, media: Sequence[np.ndarray]
-    ) -> list[Float[Tensor, "tokens dim"]]:
+    def embed(self, modality: Modality, media: Media) -> list[Float[Tensor, "tokens dim"]]:
         """Embed every frame, or every segment's sound, for itself."""
         if modality == Modality.VISION:
             frames = [Image.fromarray(frame) for frame in itertools.chain.from_iterable(media)]

@@ -15,6 +15,7 @@ from valor.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import UInt8
 
     from valor.checkpoints.masks import MaskModel
 
@@ -68,7 +69,7 @@ def _write(model: "MaskModel", file: Path, folder: Path, fps: float) -> dict:
     colours = [known.colour for known in classes]
     total, seen = model.num_frames(file, fps), set[int]()
 
-    def pictures(progress: StageProgress) -> "Iterator[np.ndarray]":
+    def pictures(progress: StageProgress) -> "Iterator[UInt8[np.ndarray, 'height width 3']]":
         for number, found in enumerate(model.masks(file, fps=fps)):
             save_mask(folder / "masks" / f"{number:06d}.png", found.labels, colours)
             seen.update(found.labels.ravel().tolist())

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from valor.data.manifest import Question, Record
@@ -162,7 +163,7 @@ Place = tuple[str, int, str]
 _TEXTS = ("aligned_texts", "caption_texts")
 
 
-def tensors_of(batch: Batch) -> dict[Place, Tensor]:
+def tensors_of(batch: Batch) -> dict[Place, Shaped[Tensor, "*sizes"]]:
     """All tensors of a batch, so that one function can change them all; see `batch_of`."""
     plain = ("pixels", "frame_valid", "spectrograms", "window_valid", "row_seeds")
     texts = [(name, group, t) for name in _TEXTS for group, t in getattr(batch, name).items()]
@@ -179,7 +180,7 @@ def tensors_of(batch: Batch) -> dict[Place, Tensor]:
     return {place: tensor for place, tensor in tensors.items() if tensor is not None}
 
 
-def batch_of(ids: list[str], tensors: Mapping[Place, Tensor]) -> Batch:
+def batch_of(ids: list[str], tensors: Mapping[Place, Shaped[Tensor, "*sizes"]]) -> Batch:
     """The opposite of `tensors_of`."""
 
     def texts(name: str) -> dict[Modality, TextBatch]:

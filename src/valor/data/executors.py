@@ -33,6 +33,9 @@ class LocalExecutor:
 
     Args:
         workers: How many.
+
+    Raises:
+        ValorError: If there are none.
     """
 
     def __init__(self, workers: int) -> None:
@@ -106,6 +109,9 @@ class RayExecutor:
 
     Args:
         workers: How many tasks run at a time.
+
+    Raises:
+        ValorError: If none does.
     """
 
     def __init__(self, workers: int) -> None:
@@ -116,7 +122,7 @@ class RayExecutor:
     def run(
         self, stage: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Iterator[tuple[Task, Result | None]]:
-        """Yield tasks with their results as they are finished."""
+        """Yield tasks with their results as they end; a `DependencyError` if Ray is missing."""
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ImportError:

@@ -33,7 +33,9 @@ class PartConfig:
             raise ValueError("a part needs a name without /, a weight above 0 and groups")
 
 
-def rows_of_parts(ids: Sequence[str], parts: Sequence[PartConfig]) -> list[np.ndarray]:
+def rows_of_parts(
+    ids: Sequence[str], parts: Sequence[PartConfig]
+) -> list[Int[np.ndarray, " rows"]]:
     """Find the rows of each part.
 
     Args:
@@ -105,8 +107,8 @@ class Mixture:
         before = block * int(self._counts[source]) + int((order[:place] == source).sum())
         return source, before
 
-    def rows(self, step: int) -> tuple[int, np.ndarray]:
-        """A step's source and rows `[batch_size]`."""
+    def rows(self, step: int) -> tuple[int, Int[np.ndarray, " rows"]]:
+        """A step's source, and which `batch_size` rows of it."""
         source, before = self.source(step)
         rows = step_rows(
             num_rows=self._sizes[source],

@@ -19,6 +19,9 @@ class Row:
         values: What was read; anything but an object is an error.
         where: File and line, for errors.
         prefix: The path to this row within the line, such as `captions[0].`.
+
+    Raises:
+        ManifestError: If `values` is no object.
     """
 
     def __init__(self, values: Any, where: str, prefix: str = "") -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from valor.config import fingerprint
 from valor.data.manifest import Record
@@ -41,9 +42,10 @@ class SampleStore:
     records: list[Record]
     bad: dict[str, str]
     """Reason by id of every record that could not be read."""
-    pixels: np.ndarray
-    spectrograms: np.ndarray
+    pixels: UInt8[np.ndarray, "records frames 3 height width"]
+    spectrograms: Float[np.ndarray, "records windows mels hops"]
     num_frames: list[int]
+    """How many of a record's frames are there; so for windows."""
     num_windows: list[int]
 
     def __len__(self) -> int:

@@ -150,7 +150,7 @@ def num_concepts(said: Sequence[str], concepts: Collection[tuple[str, ...]]) -> 
         concepts: The words of each concept.
 
     Returns:
-        A count: at each word the longest concept that begins there counts once, and the search
+        How many; at each word the longest concept that begins there counts once, and the search
         goes on after it.
     """
     longest = max(map(len, concepts), default=0)

@@ -75,7 +75,7 @@ def _pe_side(frames: dict[str, Any]) -> int | Sequence[int]:
 
 
 def build_model(architecture: dict[str, Any]) -> nn.Module:
-    """A model with random weights."""
+    """A model with random weights; a class that transformers lacks is a `ModelError`."""
     import transformers
 
     (name,) = architecture["architectures"]

@@ -52,7 +52,7 @@ def compare(first: Items, second: Items, *, seed: int = 0) -> dict[str, dict[str
         seed: Of the samples.
 
     Returns:
-        By metric that both have: the means `first` and `second`, `difference` (second - first) with
+        By metric that both have, the means `first` and `second`, `difference` (second - first) with
         its 95 % interval by paired bootstrap, `p` of a paired sign-flip test (two-sided; how often
         chance alone makes a difference as large), `num`, and `left_out`, the items of one alone.
     """

@@ -96,7 +96,7 @@ def two_stage(
         num_candidates: How many items are re-ranked.
 
     Returns:
-        `rank_report` of the pessimistic ranks, `candidates`, and `candidate_recall`: how often the
+        `rank_report` of the pessimistic ranks, `candidates`, and `candidate_recall`, how often the
         match is among these. A match that is not keeps its rank by pooled vectors.
     """
     num_media = len(media.valid)
@@ -143,7 +143,9 @@ def best_items(
     return values, places
 
 
-Match = Callable[[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]], np.ndarray]
+Match = Callable[
+    [Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]], Float[np.ndarray, " pairs"]
+]
 """Scores pairs of texts and items by a closer look; pairs of an item follow each other."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from valor.evaluation.items import TIES, Items, add_ranks
 from valor.evaluation.options import PLAIN, Options, Pair
@@ -28,7 +29,7 @@ class Pool:
     """Captions, embedded, and the media of the same records."""
 
     texts: list[str]
-    owner: np.ndarray
+    owner: Int[np.ndarray, " texts"]
     """The item of each caption, ascending."""
     rows: list[int]
     """Which row of `Outputs` each item is."""

@@ -41,9 +41,9 @@ def accelerated_frames(
         short_side_px: As for `video.read_frames`.
 
     Returns:
-        Frames and times as of `video.read_frames`; None for a file that must be read otherwise:
-        of another format, with pixels that are no squares or mirrored pictures, damaged, or where
-        torchcodec finds other frames than are displayed.
+        Frames and times as of `video.read_frames`; None for a file that must be read otherwise, as
+        it is of another format, has pixels that are no squares or mirrored pictures, is damaged, or
+        torchcodec finds other frames in it than are displayed.
 
     Raises:
         DependencyError: If torchcodec, or the FFmpeg that it needs, cannot be loaded.

@@ -282,7 +282,7 @@ class _Resampler:
             steps.insert(0, graph.add("pan", f"mono|c0={shares}"))
         graph.link_nodes(source, *steps).configure()
 
-    def resampled(self, frame: AudioFrame | None) -> Iterator[np.ndarray]:
+    def resampled(self, frame: AudioFrame | None) -> Iterator[Float[np.ndarray, " samples"]]:
         """Put in a frame, and take out what is ready; None empties the resampler."""
         self._graph.push(frame)
         self._num_pushed += 1

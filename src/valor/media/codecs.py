@@ -48,8 +48,8 @@ def try_codecs() -> dict[str, str]:
     """Write and read half a second of each codec.
 
     Returns:
-        By codec `yes`, `no: ` with what reading it said, or `not tried: ` with what is missing to
-        write it.
+        By codec, whether it can be read, as a text that begins with `yes`, with `no` before what
+        reading it said, or with `not tried` before what is missing to write it.
     """
     os.environ.setdefault("SVT_LOG", "0")  # Its encoder would write to stderr.
     with TemporaryDirectory() as folder:

@@ -157,7 +157,10 @@ def _read_frames(
 
 
 def frames_in_order(
-    container: InputContainer, times_s: Sequence[np.ndarray], *, short_side_px: int
+    container: InputContainer,
+    times_s: Sequence[Float[np.ndarray, " frames"]],
+    *,
+    short_side_px: int,
 ) -> Iterator[tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, " frames"]]]:
     """Read the frames of many stretches in one pass, holding no more than those of one of them.
 

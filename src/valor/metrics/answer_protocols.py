@@ -180,9 +180,9 @@ def confusions(
         limit: How many rows at most.
 
     Returns:
-        The most frequent first: `type` (empty where a set has none), `right` (of several accepted
-        answers the most frequent), `given`, `num`, and `of`, how many questions of the type have
-        that right answer.
+        The most frequent first, each with `type` (empty where a set has none), `right` (of several
+        accepted answers the most frequent), `given`, `num`, and `of`, how many questions of the
+        type have that right answer.
     """
     wrong: Counter[tuple[str, str, str]] = Counter()
     asked: Counter[tuple[str, str]] = Counter()

@@ -172,7 +172,7 @@ def language_report(candidates: Sequence[str]) -> dict[str, float]:
         candidates: The captions of a model.
 
     Returns:
-        `mean_length` in tokens, `vocabulary_size`, and `distinct1` and `distinct2`: different
+        `mean_length` in tokens, `vocabulary_size`, and `distinct1` and `distinct2`, different
         n-grams over all n-grams of the corpus, 0 where there are none.
     """
     texts = [tokenize(text) for text in candidates]

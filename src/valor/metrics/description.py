@@ -61,8 +61,8 @@ def audio_score(
         pictures: Of its pictures.
 
     Returns:
-        Scores in [0, 1]: the mean cosine of a text with both, stretched by FAVD's curve, which is
-        0.5 for a cosine of 0. They depend on the encoder and compare under the same one only.
+        The mean cosine of each text with both, stretched to [0, 1] by FAVD's curve, which is 0.5
+        for a cosine of 0. Scores depend on the encoder and compare under the same one only.
 
     Source:
         FAVDBench (arXiv 2303.15616), whose score needs its own encoder of three modalities.

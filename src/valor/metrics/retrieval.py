@@ -148,7 +148,7 @@ def retrieval_report(
         ties: Where the match stands among other items of equal score.
 
     Returns:
-        `{"text_to_media": ..., "media_to_text": ...}`, each as `pair_report` gives it.
+        What `pair_report` gives, under `text_to_media` and `media_to_text`.
 
     Raises:
         ValorError: If the shape does not fit `captions_per_item` or a score is NaN.
@@ -159,7 +159,7 @@ def retrieval_report(
 def matrix_ranking(
     scores: Float[np.ndarray, "texts media"], *, captions_per_item: int = 1
 ) -> PairRanking:
-    """Count the ranks of a matrix; arguments and errors as of `retrieval_report`."""
+    """Count the ranks of a matrix; arguments and `ValorError` as of `retrieval_report`."""
     texts, media = scores.shape
     if captions_per_item < 1 or texts != media * captions_per_item:
         raise ValorError(
@@ -186,8 +186,8 @@ def pair_report(ranking: PairRanking, *, ties: Ties = "pessimistic") -> dict[str
         ties: Where the match stands among equal scores.
 
     Returns:
-        `{"text_to_media": ..., "media_to_text": ...}`: `rank_report` of the best match of each
-        query, `map` and `ndcg` of all its matches. With one match `map` is `mrr`.
+        Under `text_to_media` and `media_to_text`, `rank_report` of the best match of each query,
+        and `map` and `ndcg` of all its matches. With one match `map` is `mrr`.
     """
     of_text, of_media = ranking.text_positions(ties), ranking.media_positions(ties)
     return {

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from valor.errors import MediaError, ModelError
 from valor.media.probe import probe
@@ -101,14 +102,16 @@ class FileVerbs(ABC):
             raise MediaError(str(path), "nothing_usable", detail)
         return max(answers, key=lambda a: -1.0 if math.isnan(a.confidence) else a.confidence)
 
-    def embed(self, path: str | Path) -> list[tuple[float, float, dict[Modality, np.ndarray]]]:
+    def embed(
+        self, path: str | Path
+    ) -> list[tuple[float, float, dict[Modality, Float[np.ndarray, " embed"]]]]:
         """Embed a file, segment by segment.
 
         Args:
             path: Any file with picture, sound or both.
 
         Returns:
-            Start and end in seconds, and one unit vector per group that the segment has in full:
+            Start and end in seconds, and one unit vector per group that the segment has in full,
             the weighted mean of the group's tokens. Search compares the tokens themselves.
 
         Raises:

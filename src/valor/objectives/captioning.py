@@ -84,7 +84,8 @@ def written_terms(
         label_smoothing: Share of the target that is spread over all other words.
 
     Returns:
-        By group with texts, also if no row has its media: mean cross-entropy of words, weight 1.
+        By group with texts, also if no row has its media, the mean cross-entropy of words, of
+        weight 1.
     """
     memory = encoded.memory
     groups = [group for group in groups if group in batch.caption_texts]

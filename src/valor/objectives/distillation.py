@@ -36,7 +36,7 @@ def distil(encoded: Encoded, config: DistillationConfig) -> dict[str, LossTerm]:
         config: Students and weight.
 
     Returns:
-        One term per student: one minus its cosine with the teacher, which gets no gradient, mean
+        One term per student, one minus its cosine with the teacher, which gets no gradient, mean
         over the rows that have all three; none if no batch could have such a row.
     """
     text = encoded.aligned_texts.get(AUDIOVISUAL)

@@ -116,7 +116,7 @@ def criticise(
         special: The tokenizer's special ids.
 
     Returns:
-        Two terms per group with texts and media: one whose gradient is minus that of the expected
+        Two terms per group with texts and media, one whose gradient is minus that of the expected
         reward, estimated; and `reward/GROUP`, the mean reward of what was drawn, of weight 0.
 
     Raises:
@@ -173,7 +173,7 @@ def write(
         temperature: 0 takes the most probable words.
 
     Returns:
-        Texts as they are trained on: start, words, and the end where it was reached.
+        Texts as they are trained on, with start, words, and the end where it was reached.
     """
     config = GenerationConfig(max_tokens=max_tokens, temperature=temperature)
     found = generate(decoder, memory, group, special=special, config=config)

@@ -162,9 +162,13 @@ def evaluate_protocol(
         report: Told about progress.
 
     Returns:
-        The content of `report.json`: of each group that the protocol has, the task's figures; and
-        under `published` what others stated. Coverage counts what the benchmark has in all. Empty
-        in all processes of `torchrun` but the first.
+        The content of `report.json`, with the task's figures of each group that the protocol has,
+        and under `published` what others stated. Coverage counts what the benchmark has in all.
+        Empty in all processes of `torchrun` but the first.
+
+    Raises:
+        ConfigError: If no record is of the split.
+        ManifestError: If the manifest is wrong.
     """
     split, options = split or protocol.split, options or options_of(protocol)
     records = [_asked(record, protocol) for record in read_manifest(data, split=split)]
@@ -282,8 +286,8 @@ def reproduce(
         report: Told about progress.
 
     Returns:
-        The content of `result.json`, which can be handed on: what was measured how, the published
-        figures, the difference of each, and whether all are within the tolerance.
+        The content of `result.json`, which can be handed on, with what was measured how, the
+        published figures, the difference of each, and whether all are within the tolerance.
 
     Raises:
         UsageError: If nothing was published for the protocol, or there are no annotations.

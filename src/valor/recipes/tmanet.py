@@ -33,8 +33,9 @@ from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
 from valor.training.state import claim
 
-Arrange = Callable[[Tensor], Tensor]
-"""Changes frames `[batch, frames, 3, height, width]`; what baselines differ in."""
+Frames = Float[Tensor, "batch frames 3 height width"]
+Arrange = Callable[[Frames], Frames]
+"""Changes frames; what baselines differ in."""
 _EVALUATED_AT_ONCE = 16
 
 

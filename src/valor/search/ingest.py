@@ -50,9 +50,11 @@ class BadFile(NamedTuple):
     """A file that could not be read."""
 
     path: str
+    """The file."""
     reason: str
     """A short stable word, such as `unreadable`."""
     detail: str
+    """What exactly is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,7 @@ class AddReport:
     num_segments: int
     """Segments that were written."""
     added: int
+    """Files that were read."""
     skipped: int
     """Files that had not changed since they were added."""
     bad: list[BadFile]

@@ -18,6 +18,7 @@ class Hit:
 
     path: str
     start_s: float
+    """Seconds within the recording, as `end_s` and `moment_s`."""
     end_s: float
     score: float
     """What `similarity` says, in [-1, 1] up to the rounding of float16; higher is better. With

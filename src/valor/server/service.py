@@ -261,7 +261,10 @@ class Service:
 
 
 def joined(parts: Sequence[schemas.Said], *, is_answer: bool) -> schemas.DescribeResponse:
-    """What is said about all of it: every caption once, or the most confident answer."""
+    """What is said about all of it: every caption once, or the most confident answer.
+
+    Where no part has anything of what is to be looked at, a `MediaError` says so.
+    """
     usable = [part for part in parts if part.modalities_used]
     if not usable:
         raise MediaError("it", "nothing_usable", "has nothing of what is to be looked at")

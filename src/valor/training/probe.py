@@ -103,7 +103,10 @@ class Probe:
         return every > 0 and ((step + 1) % every == 0 or step + 1 == num_steps)
 
     def look(self, weights: Weights) -> dict[str, float]:
-        """Measure weights, and keep them if they are the best; returns the figures."""
+        """Measure weights, and keep them if they are the best; returns the figures.
+
+        Where they cannot be written, as the disk is full, a `TrainingError` says so.
+        """
         figures = dict(self._measure(weights))
         if self.best is None or figures["probe"] > self.best:
             self.best, self.num_waited = figures["probe"], 0

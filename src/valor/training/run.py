@@ -124,8 +124,8 @@ def run(
         report: Told about progress in stages `prepare` and `train`.
 
     Returns:
-        The model folder: `out/model`, or `out/best` of a run that looks at held-out records; its
-        last weights are in `out/model` all the same.
+        The model folder, which is `out/model`, or `out/best` of a run that looks at held-out
+        records; its last weights are in `out/model` all the same.
 
     Raises:
         ConfigError: If the folder holds a run of another configuration, or there is nothing to

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -103,7 +104,7 @@ class Losses(nn.Module):
         self.figures: dict[str, float] = {}
         """What the last step is worth a curve for beside its terms."""
 
-    def forward(self, batch: Batch) -> dict[str, tuple[Tensor, LossTerm]]:
+    def forward(self, batch: Batch) -> dict[str, tuple[Float[Tensor, ""], LossTerm]]:
         """Compute every term that the rows of any rank give.
 
         The values stand alone too, because DDP and FSDP look for tensors in plain containers.
@@ -253,7 +254,7 @@ def shared_losses(
     return in_parallel(losses, compute.parallel)
 
 
-def found_terms(found: dict[str, tuple[Tensor, LossTerm]]) -> dict[str, LossTerm]:
+def found_terms(found: dict[str, tuple[Float[Tensor, ""], LossTerm]]) -> dict[str, LossTerm]:
     """What a shared `Losses` returned, with the values that ranks were made to agree on."""
     return {name: replace(term, value=value) for name, (value, term) in found.items()}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 
 from valor.config import fingerprint
 from valor.data.collate import collate_media, placed
@@ -32,8 +33,8 @@ class TokenStore:
 
     rows: dict[str, int]
     """By the id of a record."""
-    arrays: dict[Modality, list[np.ndarray]]
-    """Features and mask of the tokens, and of their summaries."""
+    arrays: dict[Modality, list[Shaped[np.ndarray, "records *sizes"]]]
+    """Features `[records, tokens, dim]` and mask `[records, tokens]`, and the summaries' own."""
 
     def put(self, batch: Batch) -> None:
         """Give a batch the towers' outputs in the place of their inputs; it is changed in place."""

@@ -429,7 +429,7 @@ def replay(slots: list[Slot], history: list[Event]) -> list[Slot]:
 
 
 def person(name: str) -> str:
-    """A name as it is compared, so that nobody is two people; an error if it is blank."""
+    """A name as it is compared, so that nobody is two; a blank one is an `AnnotationError`."""
     if not (known := " ".join(name.split()).casefold()):
         raise AnnotationError("an annotator needs a name")
     return known

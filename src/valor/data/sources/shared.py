@@ -56,7 +56,10 @@ def numbered(row: Row, name: str) -> list[str]:
 
 
 def clock_s(text: str, where: str) -> float:
-    """Seconds of a time such as `00:04:52.140` or `04:52.140`; `where` is for the error."""
+    """Seconds of a time such as `00:04:52.140` or `04:52.140`.
+
+    Any other text is a `ManifestError` that begins with `where`.
+    """
     text = text.strip()
     if not re.fullmatch(r"(\d+:)?\d+:\d+([.,]\d+)?", text):
         raise ManifestError(f"{where}: {text!r}, expected a time such as 00:04:52.140")

@@ -7,7 +7,7 @@ can be bound to the actor that makes it by timing alone.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from valor.data.world.scene import (
     COLOURS,
@@ -31,13 +31,11 @@ _FADE_S = 0.18
 class Picture:
     """A scene as it is seen."""
 
-    frames: np.ndarray
-    """uint8 `[frames, height, width, 3]`."""
-    instances: np.ndarray
-    """uint8 `[frames, height, width]`: 0 is background, else 1 + the actor's index."""
-    boxes: dict[int, np.ndarray]
-    """float32 `[frames, 4]` by actor index: left, top, right, bottom in pixels; zeros in frames
-    that do not show it."""
+    frames: UInt8[np.ndarray, "frames height width 3"]
+    instances: UInt8[np.ndarray, "frames height width"]
+    """0 is background, else 1 + the actor's index."""
+    boxes: dict[int, Float[np.ndarray, "frames 4"]]
+    """By actor index: left, top, right, bottom in pixels; zeros in frames that do not show it."""
 
 
 def draw(scene: Scene) -> Picture:
