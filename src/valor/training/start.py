@@ -80,7 +80,7 @@ class TowersConfig:
             audio=self.audio,
             text=self.text,
             frozen=union(self.frozen),
-            config=evolve(self.model, {"text.vocab_size": vocab_size}),
+            config=self.model.with_vocabulary(vocab_size),
             frames_px=self.frames_px,
             weights=weights,
         )
