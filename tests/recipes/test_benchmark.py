@@ -96,6 +96,11 @@ def test_a_protocol_has_its_captions_and_its_way_to_score_answers(model_folder, 
     report = evaluate_protocol(load(model_folder), protocol, world, tmp_path / "qa")
     assert report["answering"].keys() == {"vision"}
     assert "what" in report["answering"]["vision"]["by_type"]
+    page = (tmp_path / "qa/report.html").read_text()
+    said = json.loads((tmp_path / "qa/predictions/answers.vision.json").read_text())
+    assert any(f"✓ {row['answer']}" in page or f"✗ {row['answer']}" in page for row in said)
+    is_wrong = report["answering"]["vision"]["accuracy"] < 1
+    assert is_wrong == ("A question is answered wrongly" in page)
 
 
 def test_a_model_that_only_embeds_cannot_caption(model_folder):
