@@ -24,7 +24,7 @@ from valor.data.manifest import Record, TaggedText, read_manifest, write_manifes
 from valor.encoders.audio import AstConfig
 from valor.encoders.text import BertConfig
 from valor.encoders.vision import VitConfig
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.inference import load
 from valor.models.fusion import similarity
 from valor.models.valor import ValorConfig
@@ -140,13 +140,10 @@ def main() -> None:
         "steps": steps,
         "train_s": seconds,
     }
-    for key, value in figures.items():
-        print(f"{key:26} {value:.4g}")
+    finish(figures, arguments.json)
     for text, values in right.items():
         print(f"  {text:24} {statistics.mean(values):.2f} of {len(values)}")
     print(f"{'goal':26} {GOAL}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from valor.encoders.layers import KeyValue, attend
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 
 SHAPES = {
     "frames": (256, 4, 37, 37, 32),
@@ -69,10 +69,7 @@ def main() -> None:
         for name, shape in SHAPES.items()
         for key, value in measure(shape, dtype, 5 if arguments.quick else 20).items()
     }
-    for key, value in figures.items():
-        print(f"{key:36} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

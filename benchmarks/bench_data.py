@@ -32,7 +32,7 @@ from valor.data.mixture import Mixture
 from valor.data.reading import Draw, FileSource, ShardSource, Source
 from valor.data.sharding import ShardConfig, shard
 from valor.data.shards import Shards
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.media.audio import decode_waveform
 from valor.media.video import decode_frames
 from valor.processing.frames import FrameConfig
@@ -203,10 +203,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         measured = measure(Path(place), quick=arguments.quick)
     figures = {key: round(value, 5) for key, value in measured.items()}
-    for key, value in figures.items():
-        print(f"{key:36} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 
 from valor.evaluation.items import TIES, Items, add_ranks, intervals
 from valor.evaluation.pools import rank_pool, two_stage
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.metrics.cider import cider_d
 from valor.metrics.retrieval import pair_report
 from valor.types import Embeddings
@@ -106,10 +106,7 @@ def main() -> None:
     ):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             figures |= pool.submit(task, num).result()
-    for key, value in figures.items():
-        print(f"{key:46} {value:.4g}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from valor.config import evolve
 from valor.encoders.text import Memory
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.models.generation import GenerationConfig, generate
 from valor.models.valor import Valor, ValorConfig
 from valor.types import AUDIOVISUAL, Batch, SpecialIds
@@ -164,10 +164,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     found = measure(1 if arguments.quick else 5)
-    for name, value in found.items():
-        print(f"{name:28} {value:.3f}")
-    if arguments.json:
-        write_figures(arguments.json, found)
+    finish(found, arguments.json)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from long_recording import CLIP_S, FPS, repeat, textured_clip
 
 from valor.checkpoints.folder import save_model
 from valor.config import evolve
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.inference import load
 from valor.models.valor import ValorConfig
 from valor.models.verbs import need_describer, need_embedder
@@ -117,10 +117,7 @@ def main() -> None:
     for minutes, one in found.items():
         figures |= {f"{key}_at_{minutes}_minutes": value for key, value in one.items()}
     figures = {key: round(value, 2) for key, value in figures.items()}
-    for key, value in figures.items():
-        print(f"{key:40} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

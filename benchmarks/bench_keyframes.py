@@ -20,7 +20,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.media.probe import probe
 from valor.media.segments import DecodePlan, cut, decode_segment
 
@@ -141,10 +141,7 @@ def main() -> None:
     length_s, rounds = (10, 2) if arguments.quick else (60, 3)
     with tempfile.TemporaryDirectory() as place:
         figures = figures_of(Path(place) / "recording.mp4", length_s, rounds)
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

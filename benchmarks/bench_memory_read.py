@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.models.temporal_memory import read_memory
 
 SLOTS, KEY_DIM, VALUE_DIM = 4, 64, 256
@@ -73,12 +73,9 @@ def main() -> int:
         "side": side,
         "slots": SLOTS,
     }
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
+    finish(figures, arguments.json)
     good = figures["memory_fused_over_plain"] <= LIMIT and figures["largest_difference"] < 1e-5
     print(f"{'ok' if good else 'OFF'}: limit {LIMIT} of the plain product's memory, equal to 1e-5")
-    if arguments.json:
-        write_figures(arguments.json, figures)
     return int(not good)
 
 

@@ -12,7 +12,7 @@ from valor.data.world.drawing import draw
 from valor.data.world.render import World, render_scene, render_world, write_mp4
 from valor.data.world.scene import draw_scene
 from valor.data.world.sound import mixture
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 
 
 def per_second(num: int, workers: int) -> float:
@@ -50,10 +50,7 @@ def main() -> None:
         "videos_per_s_one_worker": round(one, 1),
         "videos_per_s_two_workers": round(two, 1),
     }
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from search_statistics import SINGLES, Generator, Statistics, fit
 
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.models.fusion import join, similarity
 from valor.search.asking import Query
 from valor.search.library import Library
@@ -233,9 +233,7 @@ def main() -> None:
         print(", ".join(f"{key} {value}" for key, value in found.items()), flush=True)
         figures |= {f"{key}_at_{size}": found[key] for key in ("p50_ms", "recall_at_10")}
     figures = measure(statistics, num) | figures | {"shell_s": from_shell(statistics, num)}
-    print(", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

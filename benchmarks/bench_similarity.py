@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.models.fusion import similarity
 from valor.objectives.alignment import contrastive_loss
 from valor.types import Embeddings
@@ -77,7 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    arguments = parser.parse_args()
+    quick = arguments.quick
     figures: dict[str, float] = {}
     for task in (
         partial(measure_rate, *((500, 2) if quick else (1500, 5))),
@@ -85,10 +86,7 @@ def main() -> None:
     ):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             figures |= pool.submit(task).result()
-    for key, value in figures.items():
-        print(f"{key:24} {value:.4g}")
-    if path := parser.parse_args().json:
-        write_figures(path, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.models.valor import Valor, ValorConfig
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.step import ObjectivesConfig, backward, loss_terms
@@ -99,16 +99,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     figures = {}
-    for dtype, goal in GOALS.items():
+    for dtype in GOALS:
         steps = 1 if arguments.quick else 5
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found = pool.submit(measure, dtype, batch_size=2, num_steps=steps).result()
-        for key, value in found.items():
-            print(f"{key:30} {value:.4g}")
-        print(f"{'goal':30} {goal}", flush=True)
-        figures |= found
-    if arguments.json:
-        write_figures(arguments.json, figures)
+            figures |= pool.submit(measure, dtype, batch_size=2, num_steps=steps).result()
+    finish(figures, arguments.json)
+    print("goals:", ", ".join(f"{dtype} {goal}" for dtype, goal in GOALS.items()))
 
 
 if __name__ == "__main__":

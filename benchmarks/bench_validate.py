@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from valor.data.validate import validate
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 
 
 def write_manifest(folder: Path, num: int) -> Path:
@@ -50,10 +50,7 @@ def main() -> None:
         "num_records": report.num_records,
         "num_errors": len(report.errors),
     }
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from valor.config import evolve
 from valor.data.manifest import Question, Record, read_manifest
 from valor.data.world.render import World, render_world
 from valor.encoders.text import Memory
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.inference import DescribingModel
 from valor.metrics.answering import exact_match
 from valor.models.bridge import FrameOrder
@@ -161,10 +161,7 @@ def main() -> None:
         tell = partial(print, flush=True)
         found = measure(folder, num_seeds=seeds, quick=arguments.quick, tell=tell)
     figures = summary(found)
-    for key, value in figures.items():
-        print(f"{key:32} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from valor.data.world.scene import (
     draw_scene,
 )
 from valor.data.world.sound import mixture
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.inference import load
 from valor.media.segments import DecodePlan, decode_segment
 from valor.models.verbs import fit, need_embedder
@@ -233,10 +233,7 @@ def main() -> None:
         keep = Keep(keep_share=lies.count(None) / len(lies))
         caption(records, CaptionConfig(), stage, keep, Work(out=out, executor=executor))
         figures = {**filtering(cut, out), **figures}
-    for key, value in figures.items():
-        print(f"{key:32} {value:.4g}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

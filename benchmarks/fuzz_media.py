@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 from valor.errors import MediaError
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.media.probe import probe
 from valor.media.segments import DecodePlan, decode_segment
 from valor.processing.frames import FrameConfig
@@ -490,9 +490,7 @@ def main() -> None:
         "took_s": round(took_s, 1),
         **{f"cases_{name.lower()}": count for name, count in counts.most_common()},
     }
-    print("\n".join(f"{key:28} {value}" for key, value in figures.items()))
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
     sys.exit(1 if wrong else 0)
 
 

@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 
 FOLDER = Path("/", "data")
 PARTS = b"\0"
@@ -327,12 +327,9 @@ def main() -> None:
         "seed": arguments.seed,
         **{f"{name}_{key}": n for name, (part, _) in results.items() for key, n in part.items()},
     }
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
+    finish(figures, arguments.json)
     for line in wrong:
         print(line, file=sys.stderr)
-    if arguments.json:
-        write_figures(arguments.json, figures)
     sys.exit(1 if wrong else 0)
 
 

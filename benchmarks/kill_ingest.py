@@ -28,7 +28,7 @@ import lancedb
 from bench_ingest import write_model
 
 from valor.data.world.render import World, render_world
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.inference import VideoModel, load
 from valor.models.verbs import need_embedder
 from valor.search import ingest, tables
@@ -136,7 +136,8 @@ def outcome(
     on_disk = lancedb.connect(path).open_table("segments").count_rows()
     return {
         "committed": committed,
-        "lost": len(set(wanted) - set(found)) + abs(report.skipped - committed),
+        "lost": len(set(wanted) - set(found)),
+        "read_again": committed - report.skipped,
         "doubled": max(len(found), on_disk) - len(set(found)),
     }
 
@@ -169,8 +170,10 @@ def main() -> None:
             shutil.rmtree(library)
         seconds = time.monotonic() - begin_s
     figures = {
-        "num_lost": sum(one["lost"] for one in outcomes),
-        "num_doubled": sum(one["doubled"] for one in outcomes),
+        **{
+            f"num_{what}": sum(one[what] for one in outcomes)
+            for what in ("lost", "doubled", "read_again")
+        },
         "num_kills": num_kills,
         "num_kills_during_ingest": num_kills - killed_in["done"],
         **{f"num_kills_in_{step}": killed_in[step] for step in STEPS},
@@ -179,11 +182,8 @@ def main() -> None:
         "undisturbed_s": round(course.seconds, 2),
         "seconds_per_kill": round(seconds / num_kills, 2),
     }
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
-    sys.exit(figures["num_lost"] + figures["num_doubled"] > 0)
+    finish(figures, arguments.json)
+    sys.exit(any(one[what] for one in outcomes for what in ("lost", "doubled", "read_again")))
 
 
 if __name__ == "__main__":

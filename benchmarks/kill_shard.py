@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from valor.data.world.render import World, render_world
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 
 
 def command(world: Path, out: Path) -> list[str]:
@@ -68,10 +68,7 @@ def main() -> None:
         "num_kills_inside_a_shard": num_interrupted,
         "writing_s": round(writing_s, 2),
     }
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
     sys.exit(num_identical < num_kills)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from valor.data.world.render import World, render_world
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.training.monitor import read_metrics
 
 NUM_STEPS = 12
@@ -89,10 +89,7 @@ def main() -> None:
         "num_kills_inside_a_save": num_saving,
         "undisturbed_s": round(undisturbed_s, 2),
     }
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
     sys.exit(min(num_identical, num_once) < num_kills)
 
 

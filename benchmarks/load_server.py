@@ -27,7 +27,7 @@ import numpy as np
 from valor.config import evolve
 from valor.data.manifest import read_manifest
 from valor.data.world.render import World, render_world
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.inference import load
 from valor.models.verbs import need_describer
 from valor.recipes.tiny import tiny
@@ -180,11 +180,8 @@ def main() -> None:
         finally:
             exit_code = server.stop()
     figures["exit_code"] = exit_code
-    for key, value in figures.items():
-        print(f"{key:20} {value}")
+    finish(figures, arguments.json)
     print("limits: num_5xx 0, memory_growth at most", MAX_GROWTH)
-    if arguments.json:
-        write_figures(arguments.json, figures)
     sys.exit(figures["num_5xx"] > 0 or figures["memory_growth"] > MAX_GROWTH)
 
 

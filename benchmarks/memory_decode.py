@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from valor.errors import MediaError
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.media.segments import decode_segment
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.processing.tokenizer import Tokenizer
@@ -70,10 +70,7 @@ def main() -> None:
         "num_decodes": len(resident),
         **{f"num_{name}": count for name, count in outcomes.most_common()},
     }
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
     sys.exit(figures["growth_mb"] > LIMIT_MB)
 
 

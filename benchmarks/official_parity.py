@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +27,12 @@ from torch.nn import functional as F
 from valor.checkpoints.folder import load_model
 from valor.checkpoints.official import convert, read_weights
 from valor.checkpoints.official_tmanet import load_head
-from valor.models.fusion import join, late_similarity, similarity
+from valor.evaluation.predictions import write_json
+from valor.evaluation.provenance import provenance
+from valor.models.fusion import join, similarity
 from valor.models.generation import GenerationConfig, generate
 from valor.objectives.alignment import contrastive_loss
-from valor.types import AUDIOVISUAL, Batch, Modality, SpecialIds, TextBatch
+from valor.types import AUDIOVISUAL, Batch, Embeddings, Modality, SpecialIds, TextBatch
 
 GROUPS = {"tv": Modality.VISION, "ta": Modality.AUDIO, "tva": AUDIOVISUAL}
 SINGLE = {"v": Modality.VISION, "a": Modality.AUDIO}
@@ -80,7 +83,11 @@ class Parity:
     def scores(self, group: str, padded_words: Literal["zero", "excluded"]) -> Tensor:
         config = self.model.config
         if config.late_fusion and config.contrast == "fine" and GROUPS[group] == AUDIOVISUAL:
-            return late_similarity(self.words, self.media, AUDIOVISUAL, padded_words=padded_words)
+            parts = [
+                similarity(alike(self.words), alike(part), padded_words=padded_words)
+                for part in self.media.values()
+            ]
+            return torch.stack(parts).sum(dim=0)
         return similarity(self.words, join(self.media, GROUPS[group]), padded_words=padded_words)
 
     def contrastive(self, group: str) -> Tensor:
@@ -185,6 +192,11 @@ class MemoryParity:
         return compare_numbers(self.found[name], self.io[name], tolerance)
 
 
+def alike(embeddings: Embeddings) -> Embeddings:
+    """All tokens matter alike: upstream's `late_fusion` of fine-grained scores (paper, table 7)."""
+    return replace(embeddings, weight_logits=torch.zeros_like(embeddings.weight_logits))
+
+
 def compare_numbers(ours: Tensor, wanted: Tensor, tolerance: float) -> tuple[bool, str]:
     if ours.shape != wanted.shape:
         return False, f"sizes {list(ours.shape)} instead of {list(wanted.shape)}"
@@ -216,7 +228,7 @@ def main() -> int:
                 rows[folder.name][name] = found
                 num, num_equal = num + 1, num_equal + equal
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(arguments.json, {**rows, **provenance()})
     print(f"{num_equal} of {num} results equal in {len(arguments.folders)} released models")
     return int(num_equal < num)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from valor.data.manifest import Record, read_manifest
 from valor.data.world.language import caption_fits
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.evaluation.world import Truth, read_truth
 from valor.inference import load
 from valor.models.verbs import need_embedder
@@ -131,10 +131,7 @@ def main() -> None:
     parser.add_argument("--world", type=Path, default=Path("runs/demo/world"))
     arguments = parser.parse_args()
     figures = measure(arguments.model, arguments.world, 48 if arguments.quick else 256)
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
-    if arguments.json:
-        write_figures(arguments.json, figures)
+    finish(figures, arguments.json)
     sys.exit(figures["auto_behind_best_fixed"] > TOLERANCE or figures["auto_ahead_on_all"] <= 0)
 
 

@@ -23,7 +23,7 @@ from valor.cli.train import main as valor_train
 from valor.config import evolve
 from valor.data.manifest import Record, read_manifest, write_manifest
 from valor.data.world.render import World, render_world
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.evaluation.world import read_truth
 from valor.inference import load
 from valor.protocols import find_protocol
@@ -135,11 +135,8 @@ def main() -> None:
             tell=lambda line: print(line, flush=True),
         )
     figures = summary(found)
-    for key, value in figures.items():
-        print(f"{key:48} {value:.4f}")
+    finish(figures, arguments.json)
     print("goal: smallest_gain above 0")
-    if arguments.json:
-        write_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

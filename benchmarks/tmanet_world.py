@@ -24,7 +24,7 @@ from torch import Tensor
 from valor.config import evolve
 from valor.data.masks import MaskedClip
 from valor.data.world.masks import CLASSES, mask_scenes, masked_clip
-from valor.evaluation.provenance import write_figures
+from valor.evaluation.provenance import finish
 from valor.recipes.tmanet import MaskTrainConfig, mask_task, new_model, score, tmanet_world
 from valor.training.loop import fit
 
@@ -128,11 +128,8 @@ def main() -> int:
         figures[f"spoilt_margin_over_{arm}"] > figures[f"spoilt_spread_against_{arm}"]
         for arm in margins
     )
-    for key, value in figures.items():
-        print(f"{key:32} {value}")
+    finish(figures, arguments.json)
     print(f"{'ok' if good else 'OFF'}: on spoilt frames above every other arm by more than spread")
-    if arguments.json:
-        write_figures(arguments.json, figures)
     return int(not good and not quick)
 
 

@@ -51,6 +51,9 @@ def test_changes_by_path_are_checked():
     assert changed is not None
     assert changed.groups == (Modality.VISION, AUDIOVISUAL)
     assert evolve(config, {"objectives.alignment.groups": MEDIA_GROUPS}) == config
+    text = to_dict(config.model)["text"]
+    evolve(config, {"model.text": text, "model.text.num_layers": 5})
+    assert text == to_dict(config.model)["text"]
     with pytest.raises(UsageError, match=r"unknown key 'model\.audio\.num_layer'"):
         evolve(config, {"model.audio.num_layer": 2})
     with pytest.raises(UsageError, match="nothing below it"):

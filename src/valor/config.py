@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from typing import Any, ClassVar, TypeAlias, TypeVar, cast, dataclass_transform, get_args
 
@@ -211,7 +212,7 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
         if name not in place:
             known = ", ".join(place) or "nothing below it"
             raise UsageError(f"unknown key {path!r}; there is {known}")
-        place[name] = value
+        place[name] = deepcopy(value)  # A later path may lie below it.
     return from_dict(type(config), changed, where="config", trust_code=True)
 
 

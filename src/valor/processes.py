@@ -24,7 +24,7 @@ def joined() -> Iterator[bool]:
     Yields:
         True in the process that writes and prints.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _are_joined():
+    if num_started() == 1 or _are_joined():
         yield rank() == 0
         return
     backend = "gloo"
@@ -46,8 +46,13 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def num_started() -> int:
+    """How many processes `torchrun` has started, joined or not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def num_ranks() -> int:
-    """How many processes there are."""
+    """How many processes have joined."""
     return distributed.get_world_size() if _are_joined() else 1
 
 

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from valor.checkpoints.folder import load_model, save_model
+from valor.checkpoints.folder import load_model, save_model, weights_of
+from valor.config import configclass
 from valor.errors import ConfigError, ModelError
+from valor.training.adapt import merged
+from valor.training.optim import OptimConfig, Optimizer
 
 
 @pytest.fixture
@@ -27,6 +32,39 @@ def test_a_round_trip_is_bit_equal(folder, tmp_path):
     ):
         assert torch.equal(one, two), name
     assert fingerprint == same
+
+
+def test_a_foreign_encoders_running_means_are_part_of_a_folder(folder, tmp_path):
+    model, processor, _ = load_model(folder)
+    config = replace(model.config, vision=NormedConfig(**sizes_of(model.config.vision)))
+    normed = config.build()
+    normed.vision.norm.running_mean += 1.0
+    optimizer = Optimizer(normed, OptimConfig(), num_steps=1)
+    named = (merged(normed, optimizer.weights), merged(normed, {}), weights_of(normed))
+    for number, weights in enumerate(named):
+        save_model(tmp_path / f"{number}", config, weights, processor, card="x")
+        again = load_model(tmp_path / f"{number}", trust_code=True)[0]
+        assert torch.equal(again.vision.norm.running_mean, normed.vision.norm.running_mean)
+
+
+@configclass
+class NormedConfig:
+    """An encoder from outside the package, with statistics beside its parameters."""
+
+    kind: str = "tests.checkpoints.test_folder:NormedConfig"
+    dim: int
+    image_px: int
+    frames_per_patch: int
+
+    def build(self):
+        """With fresh weights."""
+        module = nn.Module()
+        module.norm = nn.BatchNorm2d(self.dim)
+        return module
+
+
+def sizes_of(config):
+    return {name: getattr(config, name) for name in ("dim", "image_px", "frames_per_patch")}
 
 
 def test_weights_that_are_missing_or_left_over_are_named(folder):

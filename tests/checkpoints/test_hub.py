@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import valor
 from valor.checkpoints.folder import load_model
-from valor.checkpoints.hub import ValorHubConfig, ValorHubModel, local_folder
+from valor.checkpoints.hub import ValorHubConfig, ValorHubModel, _batch, local_folder
 from valor.config import to_dict
 from valor.errors import ConfigError, ModelError
 from valor.inference import VideoModel
@@ -120,6 +120,14 @@ def test_code_travels_with_a_model_that_asks_for_it(model_folder, tmp_path):
         "AutoModel": "hub.ValorHubModel"
     }
     load_model(tmp_path / "own")
+
+
+def test_masks_stand_where_the_media_are():
+    batch = _batch(torch.zeros(1, 2, 3, 4, 4, device="meta"), None, torch.zeros(1, 2, 4, 4))
+    assert batch.frame_valid.device.type == "meta" and batch.frame_valid.shape == (1, 2)
+    assert batch.window_valid.device.type == "cpu" and batch.window_valid.all()
+    batch = _batch(spectrograms=torch.zeros(1, 2, 4, 4, device="meta"))
+    assert batch.window_valid.device.type == "meta"
 
 
 def test_half_precision_is_asked_for_by_dtype(model_folder):

@@ -6,6 +6,7 @@ import pytest
 from valor.data.manifest import Record
 from valor.evaluation.items import add_ranks, compare, intervals, worst
 from valor.evaluation.outputs import Outputs
+from valor.types import MEDIA_GROUPS, Modality
 
 
 def values(numbers) -> dict[str, float]:
@@ -60,12 +61,13 @@ def test_ranks_become_hits_and_reciprocals():
 
 def test_failures_are_the_worst_of_each_task_in_turn_and_never_successes():
     outputs = Outputs(records=[Record(id=id, media=id) for id in ("a", "b#2", "c")])
-    items = {
-        "retrieval/audiovisual/text_to_media/mrr": {"a": 0.5, "b#2": 0.1, "c": 1.0},
-        "answering/audiovisual/accuracy": {"a": 0.0, "a#2": 1.0, "c": 1.0},
-    }
-    found = worst(outputs, items, limit=5)
-    assert found == {
-        1: "Rank 10 when its caption is searched.",
-        0: "A question is answered wrongly.",
-    }
+    for group in MEDIA_GROUPS:
+        items = {
+            f"retrieval/{group.label}/text_to_media/mrr": {"a": 0.5, "b#2": 0.1, "c": 1.0},
+            f"answering/{group.label}/accuracy": {"a": 0.0, "a#2": 1.0, "c": 1.0},
+        }
+        assert worst(outputs, items, group, limit=5) == {
+            1: "Rank 10 when its caption is searched.",
+            0: "A question is answered wrongly.",
+        }
+    assert not worst(outputs, items, Modality.VISION, limit=5)

@@ -79,6 +79,26 @@ def test_a_model_folder_runs_on_a_local_task(measured):
     assert found.scores["test"][0]["ndcg_at_10"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_an_embedder_that_only_says_how_it_reads_is_enough(measured):
+    encoder, model, records = measured
+
+    class Other:
+        """Like a public model, without a processor."""
+
+        groups, segment_s, fingerprint = model.groups, model.segment_s, "other"
+        read, embed_media, embed_text = model.read, model.embed_media, model.embed_text
+
+    with pytest.raises(TypeError, match="plan"):
+        MtebEncoder("other", embedder=Other())
+    Other.plan = model.plan
+    segments = [model.read(record.media) for record in records[:2]]
+    found, wanted = (
+        by.encode(torch.utils.data.DataLoader([row(segment) for segment in segments]))
+        for by in (MtebEncoder("other", embedder=Other()), encoder)
+    )
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_an_item_without_sound_is_embedded_from_its_pictures(measured):
     encoder, model, records = measured
     segment = model.read(records[0].media)

@@ -4,11 +4,16 @@ import datetime
 import json
 import subprocess
 
-from valor.evaluation.provenance import commit, write_figures
+from valor.evaluation.provenance import commit, finish
 
 
 def test_figures_are_followed_by_machine_commit_and_date(tmp_path):
-    path = write_figures(tmp_path / "one.json", {"ratio": 1.5, "ours_s": 2})
+    told = []
+    finish({"ratio": 1.5000001, "ours_s": 2}, None, tell=told.append)
+    assert told == ["ratio  1.5", "ours_s 2"]
+    path = tmp_path / "one.json"
+    finish({"ratio": 1.5, "ours_s": 2}, path, tell=told.append)
+    assert told[2:] == told[:2]
     written = json.loads(path.read_text())
     assert list(written) == ["ratio", "ours_s", "machine", "commit", "date"]
     assert "processors" in written["machine"]

@@ -13,6 +13,7 @@ from valor.checkpoints.folder import save_model
 from valor.cli.main import main
 from valor.config import evolve
 from valor.data.manifest import read_manifest
+from valor.evaluation import matching
 from valor.evaluation.options import Options
 from valor.evaluation.retrieval import query_pool
 from valor.evaluation.run import collect, evaluate
@@ -58,6 +59,22 @@ def test_with_all_candidates_it_is_a_ranking_by_the_head_alone(model, outputs):
         assert row["reranked"]["after"]["r1"] == (ranks == 1).mean()
         assert row["reranked"]["before"]["r1"] == row["text_to_media"]["r1"]
         assert row["reranked"]["after"] != row["reranked"]["before"]
+
+
+def test_only_recordings_that_a_text_is_matched_with_are_read_again(model, outputs, monkeypatch):
+    monkeypatch.setattr(matching, "_RECORDINGS_AT_ONCE", 2)
+    pool = query_pool(model, outputs, AUDIOVISUAL)
+    read, pairs = [], (np.array([3, 0, 2, 1]), np.array([1, 1, 4, 6]))
+    monkeypatch.setattr(
+        model, "read", lambda path, **_: read.append(path) or type(model).read(model, path)
+    )
+    found = matching._match_pairs(model, outputs.records, pool, AUDIOVISUAL, *pairs)
+    media = [outputs.records[pool.rows[item]].media for item in (1, 4, 6)]
+    assert sorted(read) == sorted(media)
+    for score, text, item in zip(found, *pairs, strict=True):
+        segment = model.read(outputs.records[pool.rows[item]].media)
+        (alone,) = model.match([segment], [pool.texts[text]], [0], using=AUDIOVISUAL)
+        assert score == pytest.approx(alone, abs=1e-5)
 
 
 def test_recall_among_the_candidates_and_ranks_behind_them_stay(model, outputs):

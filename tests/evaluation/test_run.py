@@ -115,6 +115,20 @@ def test_the_truth_of_a_few_captions_at_a_time_is_that_of_all(world, oracle, mon
     assert found[0] == found[1]
 
 
+def test_the_same_captions_of_other_media_are_not_embedded_again(world, monkeypatch):
+    model = Oracle(world)
+    outputs = collect(model, read_manifest(world, split="test"))
+    asked, embed = [], model.embed_text
+    monkeypatch.setattr(model, "embed_text", lambda texts: asked.append(texts) or embed(texts))
+    both = [caption_pool(model, outputs, about=AUDIOVISUAL, group=group) for group in MEDIA_GROUPS]
+    assert len(asked) == 1
+    heard = caption_pool(model, outputs, about=Modality.AUDIO, group=Modality.AUDIO)
+    assert len(asked) == 2
+    again = caption_pool(model, outputs, about=AUDIOVISUAL, group=AUDIOVISUAL)
+    for pool in (*both, heard, again):
+        assert torch.equal(pool.words.vectors, embed(pool.texts).vectors)
+
+
 def test_a_caption_fits_where_all_that_its_group_can_tell_is_true(world, oracle):
     outputs = collect(oracle, read_manifest(world, split="test"))
     truth = [read_truth(world)[record.id] for record in outputs.records]

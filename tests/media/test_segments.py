@@ -180,6 +180,18 @@ def test_silence_is_told_from_absence(render, grays):
 
 
 @pytest.mark.media
+def test_sound_too_short_to_hear_anything_in_is_absent(render, grays, beep):
+    sounds = [(0.0, beep(length_s=4, at_s=0, for_s=4))]
+    path = render("a.mp4", pictures=grays(STEPS_S), sounds=sounds)
+    stretches = [(0.0, 1.0), (1.0, 1.02), (1.02, 1.05)]
+    for segments in (alone(path, stretches), list(decode_segments(path, PLAN, stretches))):
+        groups = [segment.available for segment in segments]
+        assert groups == [AUDIOVISUAL, Modality.VISION, AUDIOVISUAL]
+    with pytest.raises(MediaError, match="neither picture nor sound"):
+        decode_segment(render("a.m4a", sounds=sounds), PLAN, start_s=1.0, end_s=1.02)
+
+
+@pytest.mark.media
 def test_the_end_is_that_of_the_recording(render, grays):
     path = render("a.mp4", pictures=grays(STEPS_S))
     assert decode_segment(path, PLAN, start_s=3.0, end_s=9.0).end_s == probe(path).duration_s

@@ -74,6 +74,13 @@ def test_msrvtt_types_are_the_first_words_of_questions() -> None:
     assert list(report["by_type"]) == ["what", "other"]
 
 
+def test_a_blank_question_has_no_type() -> None:
+    asked = [AnsweredQuestion(prediction="a", answers=["a"], question=text) for text in (" ", "")]
+    report, scores = score_answers(asked, ANSWER_PROTOCOLS["msvd-qa"])
+    assert scores == [1.0, 1.0]
+    assert not report.get("by_type")
+
+
 def test_a_closed_vocabulary_says_what_it_can_reach() -> None:
     questions = [asked("the cat", "cat"), asked("dog", "fox"), asked("cow", "cow")]
     report, _ = score_answers(questions, ANSWER_PROTOCOLS["exact"], vocabulary=["cat", "dog"])

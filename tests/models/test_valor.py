@@ -1,11 +1,13 @@
 """Laws of the whole model."""
 
+from dataclasses import replace
+from functools import partial
 from typing import get_args
 
 import pytest
 import torch
 
-from tests.tiny import SPECIAL, VOCAB, tiny_batch, tiny_config, tiny_model
+from tests.tiny import SPECIAL, VOCAB, texts, tiny_batch, tiny_config, tiny_model
 from valor.config import evolve, to_dict
 from valor.encoders.clip_text import ClipTextConfig
 from valor.encoders.text import CrossAttentionKind
@@ -14,8 +16,11 @@ from valor.objectives.alignment import AlignmentConfig
 from valor.objectives.answering import AnsweringConfig
 from valor.objectives.base import total
 from valor.objectives.captioning import CaptioningConfig
+from valor.processing.frames import FrameConfig
+from valor.processing.processor import ProcessorConfig
+from valor.processing.spectrogram import SpectrogramConfig
 from valor.training.step import ObjectivesConfig, loss_terms
-from valor.types import AUDIOVISUAL, Modality
+from valor.types import AUDIOVISUAL, Modality, QuestionBatch
 
 TINY_CLIP = ClipTextConfig(vocab_size=VOCAB, max_length=16, dim=16, num_layers=1, num_heads=2)
 ALL = ObjectivesConfig(
@@ -49,6 +54,32 @@ def test_every_parameter_gets_a_finite_gradient(changes):
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+def test_a_text_may_be_as_long_as_every_part_reads_it():
+    """Positions begin anew behind a prompt, and a [MASK] stands behind the last word."""
+    whole = evolve(tiny_config(), {"text.max_length": 8})
+    clip = {"decoder": to_dict(whole.text), "text": to_dict(TINY_CLIP)}
+    frames = FrameConfig(num_bursts=2, frames_per_burst=2, image_px=8)
+    sound = SpectrogramConfig(num_mels=8, hops_per_window=16)
+    answering = AnsweringConfig(mask_fraction=None)
+    for changes, longest in (
+        ({}, 7),
+        ({"prompts.answer": (5, 6)}, 6),
+        ({**clip, "text.max_length": 6}, 6),
+        ({**clip, "text.max_length": 6, "prompts.align": (5, 6)}, 4),
+        (clip, 7),
+    ):
+        config = evolve(whole, changes)
+        read = partial(ProcessorConfig, frames=frames, spectrogram=sound)
+        config.check(read(max_text_length=longest))
+        with pytest.raises(ValueError, match=r"model\.(text|decoder)\.max_length=[68]"):
+            config.check(read(max_text_length=longest + 1))
+        batch, full = tiny_batch(), texts(4, longest)
+        batch.aligned_texts = batch.caption_texts = {AUDIOVISUAL: full}
+        batch.questions = [QuestionBatch(question=full, answer=full, group=AUDIOVISUAL)]
+        terms = loss_terms(Valor(config), batch, replace(ALL, answering=answering), SPECIAL)
+        assert torch.isfinite(total(terms))
 
 
 def test_missing_audio_changes_no_audio_loss():

@@ -7,7 +7,7 @@ import pytest
 from tests.tiny import small_run
 from valor.config import evolve
 from valor.data.world.render import World
-from valor.errors import UsageError
+from valor.errors import ConfigError, UsageError
 from valor.recipes.ablations import STUDIES, Ablation, Claim, verdict
 
 CLAIM = Claim(text="a beats b", metric="r1", better="a", worse="b")
@@ -53,6 +53,9 @@ def test_a_study_runs_once_and_writes_its_table(tmp_path):
     before = [path.stat().st_mtime_ns for path in results]
     assert ablation.run() == table
     assert [path.stat().st_mtime_ns for path in results] == before
+    ablation.base = evolve(ablation.base, {"num_steps": 3})
+    with pytest.raises(ConfigError, match="num_steps: 2 -> 3"):
+        ablation.run()
 
 
 def test_an_unknown_study_is_a_usage_error(tmp_path):

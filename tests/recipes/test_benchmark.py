@@ -9,7 +9,10 @@ import pytest
 
 from tests.tiny import small_run
 from valor.cli.main import main
+from valor.config import evolve
 from valor.data.manifest import read_manifest, write_manifest
+from valor.encoders.clip_text import ClipTextConfig
+from valor.encoders.text import BertConfig
 from valor.errors import ConfigError, UsageError
 from valor.inference import load
 from valor.models.valor import ValorConfig
@@ -27,14 +30,18 @@ def test_the_model_sees_hears_and_reads_as_much_as_the_protocol_says():
         config = follow(ProcessorConfig(), ValorConfig(), protocol, sampling)
         assert (config.frames.num_bursts, config.spectrogram.num_windows) == (frames, windows)
         assert config.max_text_length == 76
+    large = ValorConfig(text=ClipTextConfig(), decoder=BertConfig())
+    for name in ("didemo", "activitynet"):
+        follow(ProcessorConfig(), large, find_protocol(name), find_protocol(name).training)
     own = follow(ProcessorConfig(), ValorConfig(), RETRIEVAL, RETRIEVAL.testing)
     assert own == ProcessorConfig()
 
 
 def test_what_a_model_cannot_take_is_refused():
     start, protocol = small_run(), find_protocol("activitynet")
+    model = evolve(start.model, {"text.max_length": 76})
     with pytest.raises(ConfigError, match=r"protocol activitynet.*max_text_length=76"):
-        follow(start.processor, start.model, protocol, protocol.testing)
+        follow(start.processor, model, protocol, protocol.testing)
 
 
 def test_captions_have_as_many_beams_as_the_protocol_says(model_folder, world, monkeypatch):
@@ -89,6 +96,11 @@ def test_a_protocol_has_its_captions_and_its_way_to_score_answers(model_folder, 
     report = evaluate_protocol(load(model_folder), protocol, world, tmp_path / "qa")
     assert report["answering"].keys() == {"vision"}
     assert "what" in report["answering"]["vision"]["by_type"]
+    page = (tmp_path / "qa/report.html").read_text()
+    said = json.loads((tmp_path / "qa/predictions/answers.vision.json").read_text())
+    assert any(f"✓ {row['answer']}" in page or f"✗ {row['answer']}" in page for row in said)
+    is_wrong = report["answering"]["vision"]["accuracy"] < 1
+    assert is_wrong == ("A question is answered wrongly" in page)
 
 
 def test_a_model_that_only_embeds_cannot_caption(model_folder):

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from valor.checkpoints.folder import load_model
+from valor.checkpoints.folder import load_model, weights_of
 from valor.cli.main import main
 from valor.config import evolve
 from valor.data.manifest import read_manifest
+from valor.data.reading import FileSource
 from valor.errors import ConfigError, LibraryError, ModelError
 from valor.evaluation.run import evaluate
 from valor.inference import load
@@ -26,6 +27,8 @@ from valor.recipes.bridge import (
 )
 from valor.recipes.template_language import train_language_model
 from valor.search.library import Library
+from valor.training.adapt import merged
+from valor.training.probe import HeldOut, ProbeConfig
 from valor.training.run import run
 from valor.types import AUDIOVISUAL, Describer, Embedder, Modality
 
@@ -51,6 +54,15 @@ def trained(world, language_model, tmp_path_factory):
     start = assemble(language_model, folder / "start", parts=PARTS)
     records = read_manifest(world, split="train")
     return start, train_bridge(start, records, folder, num_steps=(2, 2))
+
+
+def test_a_run_over_a_language_model_whose_words_are_tied_can_be_looked_at(trained, world):
+    model, processor, _ = load_model(trained[0])
+    assert any("lm_head" in name for name in model.state_dict().keys() - weights_of(model))
+    objectives = bridge_captions().objectives
+    source = FileSource(read_manifest(world, split="test")[:3])
+    look = HeldOut(model, processor, source, objectives, ProbeConfig(every=1))
+    assert "probe/cider/audiovisual" in look(merged(model, {}))
 
 
 def test_the_language_model_learns_from_texts_without_any_media(language_model, world):

@@ -9,9 +9,9 @@ import transformers as hf
 from safetensors.torch import load_file
 
 from valor.checkpoints.card import folder_origin, tower_origins
-from valor.checkpoints.folder import load_configs
+from valor.checkpoints.folder import load_configs, load_model, save_model, weights_of
 from valor.checkpoints.official_keys import video_swin
-from valor.config import evolve
+from valor.config import evolve, to_dict
 from valor.data.manifest import read_manifest
 from valor.encoders.text import BertConfig
 from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
@@ -22,7 +22,7 @@ from valor.processing.processor import ProcessorConfig
 from valor.processing.spectrogram import SpectrogramConfig
 from valor.training.estimate import estimate
 from valor.training.run import TrainConfig, run
-from valor.training.start import TowersConfig, fill_swin
+from valor.training.start import TowersConfig, begin, fill_swin
 from valor.types import Modality
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -101,6 +101,21 @@ def test_frames_windows_and_lengths_are_the_runs_all_else_the_towers(towers):
     sound = changed.spectrogram
     assert (sound.num_windows, sound.num_mels, sound.hops_per_window) == (2, 16, 64)
     assert model.config.vocab_size == 100
+
+
+def test_a_decoder_of_its_own_gets_the_words_of_the_data(towers, world, tmp_path):
+    tower: Any = recipe(towers).model
+    text = evolve(tower.model.text, {"cross_attention": "none"})
+    config = ValorConfig(text=text, decoder=tower.model.text, embed_dim=8)
+    config = evolve(config, {f"{part}.num_layers": 1 for part in ("vision", "audio")})
+    model, processor = begin(config, ProcessorConfig(), read_manifest(world)[:1])
+    save_model(tmp_path / "model", model.config, weights_of(model), processor, card="x")
+    loaded, same, _ = load_model(tmp_path / "model")
+    size = same.tokenizer.vocab_size
+    assert size < text.vocab_size
+    assert loaded.config.text.vocab_size == loaded.config.decoder.vocab_size == size
+    own, _ = evolve(tower, {"model": to_dict(config)}).make(recipe(towers).processor, size)
+    assert own.config.vocab_size == size
 
 
 def test_a_video_swin_is_read_as_its_authors_released_it(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from valor.config import from_dict, parse_json, to_dict
 from valor.encoders.text import BertConfig
@@ -42,7 +43,7 @@ def save_model(
     Args:
         folder: Made or replaced.
         config: Of the model.
-        weights: Its parameters by name.
+        weights: Of it, by name, as `weights_of` gives them.
         processor: Its preprocessing.
         card: Text of the `README.md`: what the model is, was trained on and is for.
 
@@ -106,7 +107,7 @@ def load_model(folder: Path, *, trust_code: bool = False) -> tuple[Any, Processo
     if processor.config.has_words:
         _check_words(config, processor, folder)
     model = config.build()
-    fill_weights(dict(model.named_parameters()), folder)
+    fill_weights(weights_of(model), folder)
     return model.eval(), processor, _fingerprint(folder)
 
 
@@ -144,6 +145,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: no JSON object with a key 'valor'") from None
 
 
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Everything of a model that its folder holds, each tensor under one name.
+
+    Args:
+        model: Any.
+
+    Returns:
+        Its parameters, and buffers that belong to its state, such as batch norms' running means.
+    """
+    in_state = model.state_dict()
+    kept = {name: buffer for name, buffer in model.named_buffers() if name in in_state}
+    return dict(model.named_parameters()) | kept
+
+
 def fill_weights(expected: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Read a model folder's weights into tensors by name, or raise a `ModelError`.
 
@@ -178,7 +193,7 @@ def _check_words(config: SystemConfig, processor: Processor, folder: Path) -> No
 def check_weights(config: ValorConfig, weights: Mapping[str, torch.Tensor], *, where: str) -> None:
     """Raise a `ModelError` unless the weights are those of such a model, in name and shape."""
     with torch.device("meta"):
-        expected = dict(Valor(config).named_parameters())
+        expected = weights_of(Valor(config))
     _compare(expected, weights, where=where)
 
 

@@ -26,7 +26,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import PushToHubMixin
 
-from valor.checkpoints.folder import load_model, save_model
+from valor.checkpoints.folder import load_model, save_model, weights_of
 from valor.config import from_dict
 from valor.data.collate import collate_media
 from valor.errors import ModelError
@@ -132,7 +132,7 @@ class ValorHubModel(PreTrainedModel):
             raise ModelError("save_pretrained needs the processor; load the model from a folder")
         folder = Path(save_directory)
         card = "---\nlibrary_name: valor\n---\n# A VALOR model\n"
-        weights = dict(self.valor.named_parameters())
+        weights = weights_of(self.valor)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         save_model(folder, self.valor.config, weights, self.processor, card=card)
@@ -346,9 +346,9 @@ def _batch(
 ) -> Batch:
     """Media without a mask are all there."""
     if pixel_values is not None and frame_valid is None:
-        frame_valid = torch.ones(pixel_values.shape[:2], dtype=torch.bool)
+        frame_valid = pixel_values.new_ones(pixel_values.shape[:2], dtype=torch.bool)
     if spectrograms is not None and window_valid is None:
-        window_valid = torch.ones(spectrograms.shape[:2], dtype=torch.bool)
+        window_valid = spectrograms.new_ones(spectrograms.shape[:2], dtype=torch.bool)
     return Batch(
         ids=[],
         pixels=pixel_values,

@@ -58,6 +58,14 @@ class Record:
     questions: tuple[Question, ...] = ()
     source: str | None = None
 
+    @property
+    def texts(self) -> list[str]:
+        """Everything that is said of it: captions, questions and answers."""
+        texts = [caption.text for caption in self.captions]
+        for question in self.questions:
+            texts += [question.text, *question.answers]
+        return texts
+
 
 def read_manifest(path: str | Path, *, split: str | None = None) -> list[Record]:
     """Read a manifest.

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from valor.evaluation.outputs import Outputs
 from valor.metrics.ranking import Ties
+from valor.types import Modality
 
 Items: TypeAlias = dict[str, dict[str, float]]
 """Values by metric and by id."""
@@ -75,12 +76,13 @@ def compare(first: Items, second: Items, *, seed: int = 0) -> dict[str, dict[str
     return {name: report[name] for name in sorted(report)}
 
 
-def worst(outputs: Outputs, items: Items, *, limit: int) -> dict[int, str]:
+def worst(outputs: Outputs, items: Items, group: Modality, *, limit: int) -> dict[int, str]:
     """Find the recordings that a model fails on most, by retrieval, captions and answers in turn.
 
     Args:
         outputs: What the model said.
         items: The values of the same.
+        group: What it was shown of the recordings.
         limit: How many recordings at most.
 
     Returns:
@@ -89,9 +91,9 @@ def worst(outputs: Outputs, items: Items, *, limit: int) -> dict[int, str]:
     rows = {record.id: row for row, record in enumerate(outputs.records)}
     queues: list[list[tuple[float, int, str]]] = []
     for name, word in (
-        ("retrieval/audiovisual/text_to_media/mrr", "Rank {:.0f} when its caption is searched."),
-        ("captioning/audiovisual/cider", "CIDEr of its audiovisual caption is {:.2f}."),
-        ("answering/audiovisual/accuracy", "A question is answered wrongly."),
+        (f"retrieval/{group.label}/text_to_media/mrr", "Rank {:.0f} when its caption is searched."),
+        (f"captioning/{group.label}/cider", f"CIDEr of its {group.label} caption is {{:.2f}}."),
+        (f"answering/{group.label}/accuracy", "A question is answered wrongly."),
     ):
         values = items.get(name, {})
         best = 10.0 if name.endswith("cider") else 1.0

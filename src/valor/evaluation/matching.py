@@ -88,17 +88,19 @@ def _match_pairs(
     texts: np.ndarray,
     items: np.ndarray,
 ) -> np.ndarray:
-    """Scores of pairs, for which some recordings are read at a time."""
+    """Scores of pairs, for which some recordings are read at a time, and no others."""
     scores: list[float] = []
-    for first in range(0, len(pool.rows), _RECORDINGS_AT_ONCE):
-        here = (items >= first) & (items < first + _RECORDINGS_AT_ONCE)
-        own = [records[row] for row in pool.rows[first : first + _RECORDINGS_AT_ONCE]]
+    wanted = np.unique(items)
+    for first in range(0, len(wanted), _RECORDINGS_AT_ONCE):
+        some = wanted[first : first + _RECORDINGS_AT_ONCE]
+        here = np.isin(items, some)
+        own = [records[pool.rows[item]] for item in some.tolist()]
         with ThreadPoolExecutor() as readers:
             read = [
                 readers.submit(model.read, r.media, start_s=r.start_s, end_s=r.end_s) for r in own
             ]
             segments = [segment.result() for segment in read]
         asked: list[int] = texts[here].tolist()
-        owner: list[int] = (items[here] - first).tolist()
+        owner: list[int] = np.searchsorted(some, items[here]).tolist()
         scores += model.match(segments, [pool.texts[text] for text in asked], owner, using=group)
     return np.array(scores)

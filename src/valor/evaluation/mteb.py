@@ -1,4 +1,4 @@
-"""A model of ours, or any Embedder, in the video and audio tasks of MTEB (extra `eval`).
+"""Any Embedder that says by `plan` how it reads, in MTEB's video and audio tasks (extra `eval`).
 
 MTEB compares one vector per item, so texts and media are pooled here: figures are those of pooled
 search, and lie below the fine-grained similarity of `valor evaluate` on the same data.
@@ -19,13 +19,14 @@ from jaxtyping import Float
 from valor.errors import MediaError
 from valor.inference import load
 from valor.media.audio import is_silent
+from valor.media.reading import plan_of
 from valor.media.segments import DecodePlan, frame_times
 from valor.models.fusion import join, pooled
 from valor.types import Embedder, Embeddings, Modality, Segment
 
 
 class MtebEncoder:
-    """MTEB's `EncoderProtocol` over an Embedder.
+    """MTEB's `EncoderProtocol` over an Embedder; MTEB decodes, so it must have a `plan`.
 
     Args:
         model_name: What `valor.load` takes; MTEB keeps results under it.
@@ -34,7 +35,7 @@ class MtebEncoder:
         embedder: Use this model instead of loading one.
 
     Raises:
-        TypeError: If the model does not embed.
+        TypeError: If the model does not embed, or only its `read` knows how it reads.
     """
 
     def __init__(
@@ -48,7 +49,11 @@ class MtebEncoder:
         model = embedder or load(model_name)
         if not isinstance(model, Embedder):
             raise TypeError(f"{model_name} does not embed; MTEB's tasks need vectors")
-        self._model, self._name, self._revision = model, model_name, revision
+        plan = plan_of(model)
+        if plan is None:
+            raise TypeError(f"{model_name} has no `plan`; MTEB decodes media and must know how")
+        self._model, self._plan = model, plan
+        self._name, self._revision = model_name, revision
 
     @property
     def mteb_model_meta(self) -> Any:
@@ -107,8 +112,7 @@ class MtebEncoder:
 
     def _segment(self, video: Any, sound: Any) -> Segment:
         """What MTEB gives of one item, as the model wants it."""
-        model: Any = self._model
-        plan: DecodePlan = model.processor.plan
+        plan = self._plan
         frames = times = waveform = None
         length_s = self._model.segment_s
         if sound is not None:

@@ -33,6 +33,11 @@ class Options:
     vocabulary: Collection[str] | None = None
     """Answers that a closed model can give."""
 
+    @property
+    def widest(self) -> Modality:
+        """The first group of the most modalities: what examples are about."""
+        return max(self.groups, key=len)
+
     def __post_init__(self) -> None:
         """Reject numbers that take nothing."""
         for name in ("captions_per_item", "candidates", "dual_softmax", "rerank"):

@@ -53,6 +53,8 @@ class Outputs:
     """None where a record has none of the group's modalities."""
     answers: dict[Modality, list[str]] = field(default_factory=lambda: defaultdict(list))
     """For every question of every record, in order."""
+    words: tuple[list[str], Embeddings] | None = None
+    """The texts that were embedded last: the same are often asked for again, of other media."""
 
     @property
     def questions(self) -> list[tuple[int, Question]]:

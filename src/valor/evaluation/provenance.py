@@ -6,7 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,21 @@ from valor.evaluation.predictions import write_json
 _PROCESSOR = re.compile(r"^model name\s*:\s*(.+)$", re.MULTILINE)
 
 
-def write_figures(path: Path, figures: Mapping[str, Any]) -> Path:
-    """Write what a benchmark measured as JSON, and after it `provenance`.
+def finish(
+    figures: Mapping[str, Any], path: Path | None, *, tell: Callable[[str], None] = print
+) -> None:
+    """Tell what a benchmark measured, and write it as JSON, followed by `provenance`.
 
     Args:
-        path: Of the JSON file.
         figures: By flat keys, ratios first.
-
-    Returns:
-        The path.
+        path: Of the JSON file; None writes none.
+        tell: Gets every line.
     """
-    return write_json(path, {**figures, **provenance()})
+    width = max(map(len, figures))
+    for key, value in figures.items():
+        tell(f"{key:{width}} {f'{value:.5g}' if isinstance(value, float) else value}")
+    if path is not None:
+        write_json(path, {**figures, **provenance()})
 
 
 def provenance() -> dict[str, str]:

@@ -68,15 +68,13 @@ def caption_pool(
         return None
     chosen = [texts_of[row][:captions_per_item] for row in rows]
     texts = [text for own in chosen for text in own]
-    blocks = [
-        model.embed_text(texts[i : i + _TEXTS_AT_ONCE])
-        for i in range(0, len(texts), _TEXTS_AT_ONCE)
-    ]
+    if outputs.words is None or outputs.words[0] != texts:
+        outputs.words = texts, _embedded(model.embed_text, texts)
     return Pool(
         texts=texts,
         owner=np.repeat(np.arange(len(rows)), [len(own) for own in chosen]),
         rows=rows,
-        words=concatenate(blocks, [len(block.valid) for block in blocks]),
+        words=outputs.words[1],
         media=join(outputs.media, group).select(torch.tensor(rows)),
     )
 
@@ -194,10 +192,12 @@ def _first_captions(outputs: Outputs, texts: Callable[[list[str]], Embeddings]) 
         next((c.text for c in record.captions if c.about == AUDIOVISUAL), None)
         for record in outputs.records
     ]
-    blocks = [
-        texts([caption or "" for caption in captions[i : i + _TEXTS_AT_ONCE]])
-        for i in range(0, len(captions), _TEXTS_AT_ONCE)
-    ]
-    embedded = concatenate(blocks, [len(block.valid) for block in blocks])
+    embedded = _embedded(texts, [caption or "" for caption in captions])
     embedded.valid = embedded.valid & torch.tensor([c is not None for c in captions])[:, None]
     return embedded
+
+
+def _embedded(embed: Callable[[list[str]], Embeddings], texts: list[str]) -> Embeddings:
+    """All texts, some at a time."""
+    blocks = [embed(texts[i : i + _TEXTS_AT_ONCE]) for i in range(0, len(texts), _TEXTS_AT_ONCE)]
+    return concatenate(blocks, [len(block.valid) for block in blocks])

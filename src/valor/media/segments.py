@@ -31,6 +31,8 @@ from valor.types import Segment
 
 _ROUNDING = 1e-6
 """Lengths that differ by less are equal: three times 0.1 and 0.3."""
+_SHORTEST_SOUND_S = 0.025
+"""One frame of a spectrogram."""
 
 _ISOLATED_SEGMENTS = 16
 """Of one call to another process."""
@@ -259,7 +261,7 @@ def _in_order(
             other = opened.enter_context(open_container(path, with_pictures=False))
             heard = waveforms_in_order(other, parts, sample_rate_hz=plan.sample_rate_hz)
         for part, (frames, times), waveform in zip(parts, seen, heard, strict=False):
-            sound = waveform if waveform is not None and len(waveform) else None
+            sound = _heard(waveform, plan)
             if frames is None and sound is None:
                 return
             yield _segment(path, plan, part, (frames, times), sound)
@@ -310,8 +312,14 @@ def _sound(
         if is_needed or not _is_undecodable(error):
             raise
         return None
-    if waveform is not None and len(waveform):
-        return waveform
-    if is_needed:
+    heard = _heard(waveform, plan)
+    if heard is None and is_needed:
         raise MediaError(str(path), "undecodable", "neither picture nor sound can be decoded")
-    return None
+    return heard
+
+
+def _heard(waveform: np.ndarray | None, plan: DecodePlan) -> np.ndarray | None:
+    """The waveform, or None if it is too short for any front end to hear something in it."""
+    if waveform is None or len(waveform) < _SHORTEST_SOUND_S * plan.sample_rate_hz:
+        return None
+    return waveform

@@ -201,9 +201,10 @@ def confusions(
 
 def _type(question: AnsweredQuestion, protocol: AnswerProtocol) -> str | None:
     if protocol.by_question_word:
-        if not question.question:
+        words = (question.question or "").lower().split()
+        if not words:
             return None
-        first = question.question.lower().split()[0]
+        first = words[0]
         return first if first in protocol.types else "other"
     if question.type is not None and question.type.isdigit():
         number = int(question.type)

@@ -83,10 +83,7 @@ class BridgeConfig:
 
     def check(self, processor: ProcessorConfig) -> None:
         """Raise a `ValueError` unless the model takes what the processor gives."""
-        check_media(self.vision, self.audio, processor)
-        positions = max(processor.frames.num_bursts, processor.spectrogram.num_windows)
-        if positions > self.max_positions:
-            raise ValueError(f"more bursts or windows than max_positions={self.max_positions}")
+        check_media(self.vision, self.audio, processor, self.max_positions)
         sizes, architecture = self.qformer, self.language_model.architecture
         words = sum(len(part.words) for part in self.prompt) + 2 * processor.max_text_length
         length = words + sizes.num_vision_queries + sizes.num_audio_queries

@@ -45,9 +45,13 @@ def audio_encoder(config: AudioConfig, tower: nn.Module | None = None) -> nn.Mod
     return config.build()
 
 
-def check_media(vision: VisionConfig, audio: AudioConfig, processor: ProcessorConfig) -> None:
-    """Raise a `ValueError` unless the encoders take what the processor gives."""
+def check_media(
+    vision: VisionConfig, audio: AudioConfig, processor: ProcessorConfig, max_positions: int
+) -> None:
+    """Raise a `ValueError` unless encoders and positions take what the processor gives."""
     frames, sound = processor.frames, processor.spectrogram
+    if max(frames.num_bursts, sound.num_windows) > max_positions:
+        raise ValueError(f"more bursts or windows than max_positions={max_positions}")
     if frames.image_px != vision.image_px:
         raise ValueError(
             f"processor.frames.image_px={frames.image_px} "

@@ -8,7 +8,6 @@ Source: VALOR (arXiv 2304.08345) 3.3, equations 1-3; upstream `model/pretrain.py
 padded positions can never win the maximum.
 """
 
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -235,30 +234,6 @@ def _block_scores(
     from_text = torch.einsum("tw,wtm->tm", word_weights, cosine.amax(dim=2))
     from_media = torch.einsum("mn,tnm->tm", media_weights, cosine.amax(dim=0))
     return (from_text + from_media) / 2
-
-
-def late_similarity(
-    text: Embeddings,
-    media: dict[Modality, Embeddings],
-    group: Modality,
-    *,
-    padded_words: Literal["excluded", "zero"] = "excluded",
-) -> Float[Tensor, "texts items"]:
-    """Sum of the similarities with each modality by itself, in which all tokens matter alike.
-
-    Fusion of fine-grained scores instead of features; an ablation of the paper (table 7), upstream
-    `late_fusion`. Arguments as of `similarity`, with the group's modalities apart.
-    """
-
-    def alike(embeddings: Embeddings) -> Embeddings:
-        return replace(embeddings, weight_logits=torch.zeros_like(embeddings.weight_logits))
-
-    parts = [
-        similarity(alike(text), alike(media[modality]), padded_words=padded_words)
-        for modality in group
-        if modality in media
-    ]
-    return torch.stack(parts).sum(dim=0)
 
 
 def pooled(embeddings: Embeddings) -> Float[Tensor, "batch embed"]:

@@ -105,19 +105,26 @@ class ValorConfig:
 
     def check(self, processor: ProcessorConfig) -> None:
         """Raise a `ValueError` unless the model takes what the processor gives."""
-        check_media(self.vision, self.audio, processor)
-        positions = max(processor.frames.num_bursts, processor.spectrogram.num_windows)
-        if positions > self.max_positions:
-            raise ValueError(f"more bursts or windows than max_positions={self.max_positions}")
-        if 2 * processor.max_text_length + 1 > self.text.max_length:
-            raise ValueError(
-                f"a question and its answer, 2 x max_text_length={processor.max_text_length}, "
-                f"exceed model.text.max_length={self.text.max_length}"
-            )
+        check_media(self.vision, self.audio, processor, self.max_positions)
+        length, decoder = processor.max_text_length, self.decoder_config
+        # Positions begin anew behind a prompt; a [MASK] may stand behind the last word.
+        written = length + max(1, len(self.prompts.answer))
+        for part, room, wanted in (
+            ("decoder" if self.decoder else "text", decoder.max_length, written),
+            ("text", self.text.max_length, length + len(self.prompts.align)),
+        ):
+            if wanted > room:
+                raise ValueError(
+                    f"texts of max_text_length={length} and their prompts may take {wanted} "
+                    f"positions, but model.{part}.max_length={room}"
+                )
 
     def with_vocabulary(self, size: int) -> "ValorConfig":
-        """The same for so many words."""
-        return evolve(self, {"text.vocab_size": size})
+        """The same for so many words of the decoder, which are a BERT text encoder's too."""
+        changes = {"decoder.vocab_size": size} if self.decoder else {}
+        if isinstance(self.text, BertConfig):
+            changes["text.vocab_size"] = size
+        return evolve(self, changes)
 
     def build(self) -> "Valor":
         """A model with fresh weights."""

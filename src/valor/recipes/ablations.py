@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from valor.config import evolve
+from valor.config import evolve, fingerprint
 from valor.data.manifest import Record, read_manifest
 from valor.data.samples import load_store
 from valor.data.world.render import World, render_world
@@ -211,13 +211,15 @@ class Ablation:
     def _result(
         self, name: str, seed: int, train: Sequence[Record], test: Sequence[Record]
     ) -> dict[str, float]:
-        """The figures of one run, which are computed only once."""
+        """The figures of one run, which are computed only once for each configuration."""
         folder = self.out / "runs" / f"{name.replace(', ', '+').replace(' ', '-')}-{seed}"
-        done = folder / "result.json"
-        if done.is_file():
-            return json.loads(done.read_text(encoding="utf-8"))
         changes = {**STUDIES[self.study].variants[name], "seed": seed}
         config = evolve(self.base, changes)
+        done, run_id = folder / "result.json", fingerprint(config)
+        if done.is_file():
+            found = json.loads(done.read_text(encoding="utf-8"))
+            if found.pop("run", None) == run_id:
+                return found
         # Media are decoded once for all runs: none changes the preprocessing.
         processor = begin(config.model, config.processor, train)[1]
         source = load_store(train, processor, self.out / "cache")
@@ -225,7 +227,7 @@ class Ablation:
         model = load(run(config, train, folder, source=source, report=self.report))
         figures = measure(model, test, collect(model, test), self.out / "world")
         result = {**_flat(figures), "processor_s": time.process_time() - start}
-        write_json(done, result)
+        write_json(done, {"run": run_id, **result})
         return result
 
 

@@ -12,7 +12,7 @@ Source: Video-LLaMA (arXiv 2306.02858), which trains on captions first and on in
 from collections.abc import Sequence
 from pathlib import Path
 
-from valor.checkpoints.folder import load_model, save_model
+from valor.checkpoints.folder import load_model, save_model, weights_of
 from valor.config import configclass, evolve
 from valor.data.manifest import Record
 from valor.encoders.audio import AstConfig
@@ -128,10 +128,9 @@ def assemble(
     if valor is not None:
         bridge.vision.load_state_dict(valor.vision.state_dict())
         bridge.audio.load_state_dict(valor.audio.state_dict())
-    weights = dict(bridge.named_parameters())
     card = f"# A bridge to {tower.source}\n\nNot trained yet.\n"
     folder = Path(out)
-    save_model(folder, config, weights, Processor(processing, tokenizer), card=card)
+    save_model(folder, config, weights_of(bridge), Processor(processing, tokenizer), card=card)
     return folder
 
 

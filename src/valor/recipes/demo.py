@@ -95,7 +95,8 @@ def demo(
     searches = _searches(library, model, test, rng)
     stages.end("index")
     figures["protocol"] = protocol(seed=seed, seconds=stages.seconds)
-    _write(out, figures, _examples(model, outputs, _random_rows(outputs, rng)), searches)
+    shown = _examples(model, outputs, _random_rows(outputs, rng), PLAIN.widest)
+    _write(out, figures, shown, searches)
     return figures
 
 
@@ -168,9 +169,10 @@ def write_evaluation(
         title: Of the page.
     """
     figures["intervals"] = intervals(items)
-    shown = _examples(model, outputs, _random_rows(outputs, np.random.default_rng(0)))
-    failed = worst(outputs, items, limit=_NUM_EXAMPLES)
-    failures = _examples(model, outputs, list(failed), notes=failed)
+    group, rows = options.widest, _random_rows(outputs, np.random.default_rng(0))
+    shown = _examples(model, outputs, rows, group)
+    failed = worst(outputs, items, group, limit=_NUM_EXAMPLES)
+    failures = _examples(model, outputs, list(failed), group, notes=failed)
     _write(out, figures, shown, [], failures=failures, title=title)
     write_json(out / "items.json", items)
     write_predictions(out / "predictions", model, outputs, options)
@@ -238,17 +240,18 @@ def _examples(
     model: EvaluatedModel,
     outputs: Outputs,
     rows: Sequence[int],
+    group: Modality,
     *,
     notes: Mapping[int, str] | None = None,
 ) -> list[Example]:
-    """Show some recordings with everything that was said about them."""
+    """Show some recordings with their captions, and the answers that a group of media gave."""
     examples = []
     for row in rows:
         record = outputs.records[row]
         segment = model.read(record.media, start_s=record.start_s, end_s=record.end_s)
         sound = segment.waveform
-        reference = next((c.text for c in record.captions if c.about == AUDIOVISUAL), "")
-        said = outputs.answers.get(AUDIOVISUAL, [])
+        own = sorted(record.captions, key=lambda c: (c.about != group, c.about != AUDIOVISUAL))
+        said = outputs.answers.get(group, [])
         answers = [
             (question.text, answer, answer if right else " or ".join(question.answers))
             for (owner, question), answer in zip(outputs.questions, said, strict=bool(said))
@@ -262,8 +265,10 @@ def _examples(
                 spectrogram=None
                 if sound is None
                 else spectrogram_png(sound, segment.sample_rate_hz, width=320, height=96),
-                captions={g.label: texts[row] or "" for g, texts in outputs.captions.items()},
-                reference=reference,
+                captions={
+                    g.label: texts[row] or "" for g, texts in outputs.captions.items() if any(texts)
+                },
+                reference=own[0].text if own else "",
                 answers=answers,
                 note=(notes or {}).get(row, ""),
             )

@@ -151,11 +151,8 @@ def _fresh_model(tokenizer: Tokenizer) -> Any:
 
 
 def _words(records: Sequence[Record], parts: BridgeParts) -> Tokenizer:
-    texts = {caption.text for record in records for caption in record.captions}
-    for record in records:
-        for question in record.questions:
-            texts |= {question.text, *question.answers}
-    return Tokenizer.train({*texts, parts.prompt, parts.caption})
+    texts = {text for record in records for text in record.texts}
+    return Tokenizer.train(texts | {parts.prompt, parts.caption})
 
 
 def _save_tokenizer(tokenizer: Tokenizer, out: Path) -> None:

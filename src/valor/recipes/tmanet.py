@@ -27,6 +27,7 @@ from valor.models.temporal_memory import (
     TemporalMemoryConfig,
 )
 from valor.objectives.masks import MaskObjectiveConfig, segment
+from valor.processes import num_started
 from valor.processing.sequences import SequenceConfig, normalised
 from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent
@@ -83,11 +84,13 @@ class MaskTrainConfig:
             The model folder, `out/model`.
 
         Raises:
-            ConfigError: If the folder holds another run, or for a source.
+            ConfigError: If the folder holds another run, for a source, or under `torchrun`.
             ManifestError: If the truth of a record is missing.
         """
         if source is not None:
             raise ConfigError("masks are rendered with their frames: give a manifest, no shards")
+        if num_started() > 1:
+            raise ConfigError("masks are learned by one process: start it without torchrun")
         claim(out, self, records)
         clips = world_clips(records, self.sequence, report=report)
         model = new_model(self)
@@ -204,7 +207,8 @@ def mask_task(
                 for row in rows
             ]
             frames, labels = stack(moments, config.sequence)
-            yield StepLoss(terms=segment(model(arrange(frames)), labels, config.objective))
+            terms = segment(model(arrange(frames)), labels, config.objective)
+            yield StepLoss(terms=terms, ids=[str(row) for row in rows])
 
     return Task(
         model=model,

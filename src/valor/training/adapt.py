@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from valor.checkpoints.folder import weights_of
 from valor.config import configclass
 from valor.errors import ConfigError
 
@@ -89,9 +90,9 @@ def merged(model: nn.Module, masters: Mapping[str, Tensor]) -> dict[str, Tensor]
         masters: Exact values, of which the model may hold rounded ones.
 
     Returns:
-        Every parameter, updates added to what they update.
+        Everything that a folder holds, updates added to what they update.
     """
-    weights = {name: p.detach() for name, p in model.named_parameters()} | dict(masters)
+    weights = weights_of(model) | dict(masters)
     for name, module in model.named_modules():
         if isinstance(module, LowRank):
             up, down = weights.pop(f"{name}.up"), weights.pop(f"{name}.down")

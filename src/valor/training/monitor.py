@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from valor.data.storage import write_whole
+
 
 class Report(Protocol):
     """Called with a stage's name, how many of how many are done, and a few words on how it goes."""
@@ -85,13 +87,6 @@ def _board(folder: Path, first_step: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder, purge_step=first_step)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file such that a kill leaves all of it or none."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from valor.checkpoints.folder import weights_of
 from valor.config import configclass
 from valor.data.manifest import Record
 from valor.data.reading import Source
@@ -185,7 +186,7 @@ class HeldOut:
         Raises:
             ManifestError: If no held-out record has the media that the task needs.
         """
-        for name, tensor in self._model.system.state_dict(keep_vars=True).items():
+        for name, tensor in weights_of(self._model.system).items():
             tensor.copy_(weights[name])
         own = [self._outputs(first) for first in range(0, len(self._records), _AT_ONCE)]
         found = self._report(merge([part for parts in gather(own) for part in parts]))

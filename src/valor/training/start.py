@@ -80,7 +80,7 @@ class TowersConfig:
             audio=self.audio,
             text=self.text,
             frozen=union(self.frozen),
-            config=evolve(self.model, {"text.vocab_size": vocab_size}),
+            config=self.model.with_vocabulary(vocab_size),
             frames_px=self.frames_px,
             weights=weights,
         )
@@ -144,10 +144,7 @@ def begin(
         except ValueError as error:
             raise ConfigError(f"{start.path}: {error}") from None
         return model, Processor(processing, own.tokenizer, own.text_tokenizer)
-    texts = {caption.text for record in records for caption in record.captions}
-    for record in records:
-        for question in record.questions:
-            texts |= {question.text, *question.answers}
+    texts = {text for record in records for text in record.texts}
     if isinstance(start, TowersConfig):
         words = Tokenizer.train(texts, vocab_size=start.model.vocab_size)
         model, changed = start.make(processing, words.vocab_size)

@@ -20,9 +20,10 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from valor.config import differences, from_dict, parse_json, to_json
+from valor.data.storage import write_whole
 from valor.errors import ConfigError, TrainingError, ValorError
 from valor.processes import num_ranks, rank
-from valor.training.monitor import read_metrics, write_whole
+from valor.training.monitor import read_metrics
 from valor.training.optim import Optimizer
 from valor.training.parallel import local
 

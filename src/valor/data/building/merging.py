@@ -13,40 +13,11 @@ Drafts = dict[str, str]
 """Texts by `vision`, `audio` and `speech`; what there is nothing to say of is absent."""
 
 _MAX_SPOKEN_WORDS = 25
-_STOP_WORDS = {
-    *(
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "and",
-        "or",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-    ),
-    *("from", "with", "while", "as", "it", "its", "this", "that", "there", "some", "someone"),
-    *("something", "can", "heard", "seen", "sound", "sounds", "noise"),
-}
-_STARTERS = (
-    "a",
-    "an",
-    "the",
-    "there",
-    "some",
-    "someone",
-    "people",
-    "it",
-    "two",
-    "three",
-    "several",
+_STOP_WORDS = set(
+    "a an the is are was were be and or of in on at to from with while as it its this that there "
+    "some someone something can heard seen sound sounds noise".split()
 )
+_STARTERS = set("a an the there some someone people it two three several".split())
 """First words that are written small within a sentence."""
 _PHRASE = re.compile(r"(the |a |an )?(\w+ )?(sounds?|noises?) of\b")
 _VERB = re.compile(r"\b(is|are|was|were|has|have|can|does|do)\b")
