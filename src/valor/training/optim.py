@@ -137,7 +137,8 @@ class Optimizer:
 
         Returns:
             The gradient's norm before clipping, `grad_norm`, and that of each part of the model,
-            such as `grad_norm/vision`; a step whose norm is not finite changes nothing.
+            such as `grad_norm/vision`; nothing if there is no gradient. Without one, or if its norm
+            is not finite, the step changes nothing.
         """
         for master, parameter in self._pairs():
             if master is not parameter:
@@ -145,6 +146,8 @@ class Optimizer:
                 master.grad = None if gradient is None else local(gradient).float()
                 parameter.grad = None
         norms = self._norms()
+        if not norms:
+            return {}
         whole = torch.linalg.vector_norm(torch.stack(list(norms.values())))
         if whole < float("inf"):
             factor = (self.config.clip_norm / (whole + 1e-6)).clamp(max=1.0)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -50,6 +50,12 @@ def in_parallel(module: nn.Module, how: Parallel) -> nn.Module:
         fully_shard(layer, mesh=mesh, ignored_params=scalars)
     fully_shard(module, mesh=mesh, ignored_params=scalars)
     return module
+
+
+def come_to_rest(module: nn.Module) -> None:
+    """Let go of what ranks gathered for a forward pass that no backward pass follows."""
+    if isinstance(module, FSDPModule):
+        module.reshard()
 
 
 def encoder_layers(module: nn.Module) -> list[nn.Module]:

@@ -34,6 +34,7 @@ from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
+from valor.training.parallel import come_to_rest
 from valor.training.probe import HeldOut, Probe, ProbeConfig
 from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
 from valor.training.state import claim, tidied
@@ -279,6 +280,8 @@ def _losses(
                 if tokens is not None:
                     tokens.put(batch)
                 terms = found_terms(shared(placed(batch, device(), dtype)))
+            if not terms:
+                come_to_rest(shared)
             figures = last_figures(shared) if terms else {}
             if scale is not None:
                 figures["temperature"] = math.exp(-scale.item())
