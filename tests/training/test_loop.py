@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -187,15 +189,17 @@ def test_a_signal_ends_a_run_with_a_state_to_go_on_from(world, tmp_path):
         assert torch.equal(weights(resumed)[name], tensor), name
 
 
-def spoilt_task(spoilt, *, max_skipped=3):
-    """A run of eight steps, of which some have no finite loss."""
+def spoilt_task(spoilt, *, empty=frozenset(), max_skipped=3):
+    """A run of eight steps, of which some have no finite loss, and others none at all."""
+    torch.manual_seed(0)
     model = torch.nn.Linear(2, 1)
 
     def losses(first):
         for step in range(first, 8):
             x = torch.full((1, 2), float("nan") if step in spoilt else 1.0)
             term = LossTerm(value=model(x).square().mean(), weight=1.0, num_rows=1)
-            yield StepLoss(terms={"square": term}, ids=[f"sample {step}"])
+            terms = {} if step in empty else {"square": term}
+            yield StepLoss(terms=terms, ids=[f"sample {step}"])
 
     optim = OptimConfig(learning_rate=0.1)
     return Task(
@@ -226,6 +230,72 @@ def test_a_step_that_would_spoil_the_weights_is_left_out_and_counted(tmp_path):
     assert all(tensor.isfinite().all() for tensor in found.values())
     skipped = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "skipped" in row]
     assert skipped == [2, 3, 5]
+
+
+def test_a_step_without_any_loss_is_no_step_of_the_optimizer_and_stands_once(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    empty = {0, 3, 4, 7}
+    whole = fit(spoilt_task(set(), empty=empty), tmp_path / "whole")
+    with pytest.raises(StopError):
+        fit(spoilt_task(set(), empty=empty), tmp_path / "cut", report=stop_at(4))
+    resumed = fit(spoilt_task(set(), empty=empty), tmp_path / "cut")
+    assert torch.equal(resumed["weight"], whole["weight"])
+    for folder in (tmp_path / "whole", tmp_path / "cut"):
+        rows = read_metrics(folder / "metrics.jsonl")
+        assert [row["step"] for row in rows] == list(range(8))
+        assert {row["step"] for row in rows if row.get("empty")} == empty
+        assert all(("loss" in row) == (row["step"] not in empty) for row in rows)
+
+
+def test_a_signal_in_a_step_that_is_left_out_ends_a_run_with_a_state_too(tmp_path):
+    def interrupt(stage, done, total, *, note=""):
+        if done == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        fit(spoilt_task({2, 3, 4, 5}), tmp_path, report=interrupt)
+    assert json.loads((tmp_path / "state/position.json").read_text())["next_step"] == 4
+    with pytest.raises(TrainingError, match="3 steps in a row"):  # The first two still count.
+        fit(spoilt_task({2, 3, 4, 5}), tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(5))
+
+
+def test_a_row_that_cannot_be_written_ends_a_run_with_a_state_that_holds_it(tmp_path, monkeypatch):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole = fit(spoilt_task(set()), tmp_path / "whole")
+    real = Path.open
+
+    def full(path, mode="r", **options):
+        return real(Path("/dev/full") if mode == "a" else path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(
+        TrainingError, match=r"metrics.jsonl .*could not .*No space left.*Make room"
+    ):
+        fit(spoilt_task(set()), tmp_path / "cut")
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "cut/state/position.json").read_text())["next_step"] == 1
+    assert torch.equal(fit(spoilt_task(set()), tmp_path / "cut")["weight"], whole["weight"])
+    rows = read_metrics(tmp_path / "cut/metrics.jsonl")
+    wanted = read_metrics(tmp_path / "whole/metrics.jsonl")
+    assert [row["loss"] for row in rows] == [row["loss"] for row in wanted]
+
+
+@pytest.mark.parametrize("fails_at", ["add_scalar", "close"])
+def test_curves_that_cannot_be_written_end_a_run_with_a_state(tmp_path, monkeypatch, fails_at):
+    def fail(*values):
+        raise OSError(28, "No space left on device")
+
+    board = SimpleNamespace(
+        **{"add_scalar": lambda *x: None, "close": lambda: None, fails_at: fail}
+    )
+    monkeypatch.setattr("valor.training.monitor._board", lambda folder, first_step: board)
+    with pytest.raises(TrainingError, match="No space left"):
+        fit(spoilt_task(set()), tmp_path)
+    done = json.loads((tmp_path / "state/position.json").read_text())["next_step"]
+    assert done == (1 if fails_at == "add_scalar" else 8)
 
 
 def test_steps_that_go_on_being_spoilt_end_the_run_and_name_their_samples(tmp_path):

@@ -10,13 +10,12 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from valor.config import configclass
 from valor.data.manifest import Record
 from valor.data.reading import Source
-from valor.errors import ConfigError, ManifestError, MediaError, TrainingError
+from valor.errors import ConfigError, ManifestError, MediaError
 from valor.evaluation.options import Options
 from valor.evaluation.outputs import Outputs, merge
 from valor.evaluation.retrieval import retrieval
@@ -107,13 +106,7 @@ class Probe:
         figures = dict(self._measure(weights))
         if self.best is None or figures["probe"] > self.best:
             self.best, self.num_waited = figures["probe"], 0
-            try:
-                self._keep(weights)
-            except (OSError, SafetensorError) as error:
-                raise TrainingError(
-                    f"the best weights could not be written ({error}); the last state is whole. "
-                    "Make room, and the same command goes on from there"
-                ) from None
+            self._keep(weights)
         else:
             self.num_waited += 1
         return figures

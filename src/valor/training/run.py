@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from valor.checkpoints.card import Origin, card, folder_origin, tower_origins
@@ -25,7 +26,7 @@ from valor.data.manifest import Record
 from valor.data.mixture import Mixture, PartConfig, rows_of_parts
 from valor.data.reading import FileSource, PartSource, Source
 from valor.data.samples import SampleStore, load_store
-from valor.errors import ConfigError, ManifestError
+from valor.errors import ConfigError, ManifestError, TrainingError
 from valor.models.valor import ValorConfig
 from valor.objectives.self_critical import CiderReward
 from valor.processes import device, first_rank_first, joined, num_ranks, rank, summed, wait_for_all
@@ -132,6 +133,7 @@ def run(
         ConfigError: If the folder holds a run of another configuration, or there is nothing to
             look at.
         ManifestError: If no record can be read, or two have the same id.
+        TrainingError: If the run cannot go on; see `fit`.
     """
     _check(records)
     if config.probe.every and not held_out:
@@ -177,7 +179,13 @@ def _run(
 
     def keep(name: str, trained: Mapping[str, Tensor]) -> None:
         if rank() == 0:
-            save_model(out / name, model.config, whole(trained), processor, card=about)
+            try:
+                save_model(out / name, model.config, whole(trained), processor, card=about)
+            except (OSError, SafetensorError) as error:
+                raise TrainingError(
+                    f"{out / name} could not be written ({error}); the last state is whole. "
+                    "Make room, and the same command goes on from there"
+                ) from None
 
     look = _look(config, measured, processor, held_out, report)
     task = Task(
