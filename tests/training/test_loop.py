@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,8 +22,10 @@ from valor.models.valor import ValorConfig
 from valor.objectives.base import LossTerm
 from valor.training.loop import StepLoss, Task, fit
 from valor.training.monitor import read_metrics
-from valor.training.optim import OptimConfig
+from valor.training.optim import OptimConfig, Optimizer
 from valor.training.run import run
+from valor.training.start import begin
+from valor.training.state import States
 
 
 class StopError(Exception):
@@ -64,6 +67,52 @@ def test_a_kill_between_two_states_leaves_the_old_one(world, tmp_path):
     shutil.copytree(tmp_path / "run/state.old", tmp_path / "run/state.partial")
     run(small_run(), records, tmp_path / "run")
     assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 4
+
+
+def test_a_second_kill_between_two_states_leaves_the_old_one_too(tmp_path, monkeypatch):
+    with pytest.raises(StopError):
+        fit(spoilt_task(set()), tmp_path, report=stop_at(4))
+    (tmp_path / "state").rename(tmp_path / "state.old")
+    real = Path.rename
+
+    def kill(path, target):
+        if path.name == "state.partial":
+            raise StopError
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", kill)
+    with pytest.raises(StopError):
+        fit(spoilt_task(set()), tmp_path)
+    monkeypatch.undo()
+    task = spoilt_task(set())
+    with closing(States(tmp_path / "state", Optimizer(task.model, task.optim, 8))) as states:
+        assert states.load() == 4
+
+
+@pytest.mark.gpu
+def test_a_state_from_before_the_first_step_goes_on_on_a_gpu(tmp_path):
+    for step in range(2):
+        model = torch.nn.Linear(2, 1).cuda()
+        optimizer = Optimizer(model, OptimConfig(), num_steps=8)
+        with closing(States(tmp_path / "state", optimizer)) as states:
+            assert states.load() == step
+            if step:
+                model(torch.ones(1, 2, device="cuda")).sum().backward()
+                optimizer.step(step)
+            states.save(next_step=step + 1)
+    moments = optimizer.adamw.state[model.weight]
+    assert all(value.is_cuda for value in moments.values()) and moments["step"] == 1
+
+
+def test_training_in_bfloat16_begins_with_the_weights_as_they_were(world, tmp_path):
+    config = evolve(small_run(), {"precision": "bfloat16", "optim.learning_rate": 1e-12})
+    config = evolve(config, {"num_steps": 1})
+    records = read_manifest(world, split="train")
+    torch.manual_seed(config.seed)
+    first, _ = begin(config.model, config.processor, records)
+    found = weights(run(config, records, tmp_path))
+    for name, weight in first.named_parameters():
+        torch.testing.assert_close(found[name], weight.detach(), rtol=1e-6, atol=1e-9)
 
 
 def test_a_finished_run_is_left_as_it_is(world, tmp_path):

@@ -38,6 +38,15 @@ def test_small_steps_are_not_lost_in_bfloat16():
     assert model.weight.item() < 0.99
 
 
+def test_masters_are_the_weights_before_they_were_rounded():
+    exact = {"weight": torch.tensor([[1.001]])}
+    model = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    model.weight.data.copy_(exact["weight"])
+    masters = Optimizer(model, OptimConfig(), num_steps=10, exact=exact).masters
+    assert masters["weight"].item() == pytest.approx(1.001, abs=1e-7)
+    assert not exact  # Nobody holds them beside the optimizer.
+
+
 def test_the_rate_rises_then_falls_to_nearly_zero():
     optimizer = Optimizer(torch.nn.Linear(1, 1), OptimConfig(learning_rate=1.0), num_steps=100)
     rates = [optimizer.learning_rate(step) for step in range(100)]

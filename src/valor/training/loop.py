@@ -50,6 +50,8 @@ class Task:
 
     model: nn.Module
     optim: OptimConfig
+    exact: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Parameters in float32 that the model has rounded; see `Optimizer`."""
     num_steps: int
     save_every: int
     """Steps between two states on disk."""
@@ -81,7 +83,7 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
         KeyboardInterrupt: On SIGINT, once the step is done and the state written.
         SystemExit: On SIGTERM, in the same way.
     """
-    optimizer = Optimizer(task.model, task.optim, task.num_steps)
+    optimizer = Optimizer(task.model, task.optim, task.num_steps, task.exact)
     states = States(out / "state", optimizer)
     start, probe = states.load(), task.probe
     probe.restore(states.position.get("probe"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from valor.config import configclass
 from valor.errors import ConfigError
 from valor.processes import summed
-from valor.training.parallel import complete, is_cut, local, part_of
+from valor.training.parallel import complete, is_cut, local, own_part, part_of
 
 _LAYER = re.compile(r"(?P<stack>.*?\b(?:blocks|layers|layer))\.(?P<index>\d+)\.")
 _FIRST = re.compile(r"embedding|position|cls_token|pre_norm|prompt_mark")
@@ -65,16 +65,24 @@ class Optimizer:
         model: Its parameters are trained, but for those that need no gradient.
         config: Rates and bounds.
         num_steps: Length of the run, for the schedule.
+        exact: Parameters by name as they were before they were rounded, on any device; emptied, so
+            that none is held for longer than it takes to copy it.
     """
 
-    def __init__(self, model: nn.Module, config: OptimConfig, num_steps: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimConfig,
+        num_steps: int,
+        exact: dict[str, Tensor] | None = None,
+    ) -> None:
         self.config, self.num_steps = config, num_steps
         self.model = model
-        self.masters: dict[str, Tensor] = {
-            name: p if not is_cut(p) and p.dtype == torch.float32 else local(p.detach()).float()
-            for name, p in model.named_parameters()
-            if p.requires_grad
-        }
+        self.masters: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            known = (exact or {}).pop(name, None)
+            if parameter.requires_grad:
+                self.masters[name] = _master(parameter, known)
         self.averages = {n: p.detach().clone() for n, p in self.masters.items() if config.average}
         self.adamw = torch.optim.AdamW(
             self._groups(),
@@ -191,6 +199,14 @@ class Optimizer:
         for name, parameter in self.model.named_parameters():
             if name in self.masters:
                 yield self.masters[name], parameter
+
+
+def _master(parameter: Tensor, exact: Tensor | None) -> Tensor:
+    """The float32 weight that the optimizer works on: the parameter itself where it can be."""
+    if not is_cut(parameter) and parameter.dtype == torch.float32:
+        return parameter
+    found = local(parameter.detach()) if exact is None else own_part(exact.detach(), parameter)
+    return found.float()
 
 
 def layer_depths(names: Iterable[str]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -93,6 +93,16 @@ def part_of(
     return DTensor.from_local(
         part, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
     )
+
+
+def own_part(
+    whole: Shaped[Tensor, "*whole"], like: Shaped[Tensor, "*whole"]
+) -> Shaped[Tensor, "*part"]:
+    """What this rank holds of a whole that every rank has, if it is cut like `like`; there."""
+    if not isinstance(like, DTensor):
+        return whole.to(like.device)
+    mesh, cuts = like.device_mesh, like.placements
+    return local(distribute_tensor(whole.to(like.device), mesh, cuts, src_data_rank=None)).clone()
 
 
 def complete(tensor: Shaped[Tensor, "*sizes"]) -> Shaped[Tensor, "*sizes"]:

@@ -161,8 +161,9 @@ def _run(
         source = source or _source(config, records, processor, out, report)
         measured = deepcopy(model) if config.probe.every else None
         adapt(model, config.adapt)
-        frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+        exact = {name: p.detach() for name, p in model.named_parameters()}
         model.to(device(), training_dtype(config.precision))
+        frozen = {n: exact.pop(n) for n, p in model.named_parameters() if not p.requires_grad}
         tokens = None
         if config.cache_frozen:
             told = partial(report, "encode")
@@ -191,6 +192,7 @@ def _run(
     task = Task(
         model=model,
         optim=config.optim,
+        exact=exact,
         num_steps=config.num_steps,
         save_every=config.save_every,
         seed=config.seed,
