@@ -4,9 +4,11 @@ import json
 import shutil
 import signal
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +17,8 @@ from tests.tiny import small_run
 from valor.config import evolve
 from valor.data.executors import LocalExecutor
 from valor.data.manifest import Record, read_manifest
-from valor.data.reading import read_shards
+from valor.data.reading import FileSource, read_shards
+from valor.data.samples import SampleStore
 from valor.data.sharding import ShardConfig, shard
 from valor.errors import ConfigError, ManifestError, TrainingError, ValorError
 from valor.models.valor import ValorConfig
@@ -138,7 +141,14 @@ def test_bad_files_are_counted_and_left_out(world, tmp_path):
     assert "1 unreadable" in (folder / "README.md").read_text()
     with pytest.raises(ManifestError, match="none of 1 records"):
         run(small_run(), [bad], tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["cache"]
+    more = replace(bad, id="worse")
+    with pytest.raises(
+        ValorError, match=r"2 of 14 .*\(unreadable 2\).*0.01.*worse.*leave them out"
+    ):
+        run(small_run(), [*records, bad, more], tmp_path / "many")
+    assert [path.name for path in (tmp_path / "many").iterdir()] == ["cache"]
+    run(small_run(), [*records, bad], tmp_path / "many")
 
 
 def test_an_id_that_stands_twice_is_refused_before_anything_is_written(world, tmp_path):
@@ -160,6 +170,55 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing_behind(world, tmp
         run(wrong, records, tmp_path / "old")
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["notes.txt"]
     assert (tmp_path / "old/notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"probe.every": 1, "probe.task": "answering", "objectives.answering": None}, "probe.task"),
+        ({"mixture": [{"name": "elsewhere"}]}, "none of the parts elsewhere"),
+        ({"batch_size": 5}, "batch_size=5, 2 ranks"),
+        ({"compute.parallel": "none"}, "compute.parallel=none, 2 ranks"),
+        ({"reading": {"augment": {}}}, "reading.augment"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused_before_anything_is_read(
+    world, tmp_path, monkeypatch, changes, named
+):
+    records = read_manifest(world, split="train")
+    monkeypatch.setattr("valor.training.run.num_ranks", lambda: 2)
+    nothing = np.zeros((0, 1))
+    store = SampleStore(
+        records=[], bad={}, pixels=nothing, spectrograms=nothing, num_frames=[], num_windows=[]
+    )
+    source, held_out = store if "reading" in changes else None, FileSource(records)
+    with pytest.raises(ConfigError, match=named):
+        run(
+            evolve(small_run(), changes),
+            records,
+            tmp_path / "run",
+            source=source,
+            held_out=held_out,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_is_alone_may_share_nothing(world, tmp_path):
+    config = evolve(small_run(), {"compute.parallel": "none", "num_steps": 1})
+    run(config, read_manifest(world, split="train"), tmp_path)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_a_run_ends_after_as_many_skipped_steps_as_it_says(world, tmp_path, monkeypatch):
+    def spoilt(terms):
+        (next(iter(terms.values())).value * float("nan")).backward()
+        return {"loss": float("nan")}
+
+    monkeypatch.setattr("valor.training.loop.backward", spoilt)
+    config = evolve(small_run(), {"max_skipped": 2})
+    with pytest.raises(TrainingError, match="2 steps in a row"):
+        run(config, read_manifest(world, split="train"), tmp_path)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
 
 def test_metrics_name_every_term(world, tmp_path):

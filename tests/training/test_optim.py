@@ -111,14 +111,17 @@ def test_stages_count_by_themselves():
     assert layer_depths(names) == dict(zip(names, (1, 0, 0), strict=True))
 
 
-def test_the_average_of_the_weights_is_what_is_kept():
+@pytest.mark.parametrize(
+    ("average", "pasts"), [(0.15, (0.1, 0.15, 0.15)), (0.999, (0.1, 2 / 11, 0.25))]
+)
+def test_the_average_of_the_weights_is_what_is_kept(average, pasts):
     model = torch.nn.Linear(1, 1, bias=False)
-    config = OptimConfig(learning_rate=0.1, average=0.5, weight_decay=0.0)
+    config = OptimConfig(learning_rate=0.1, average=average, weight_decay=0.0)
     optimizer = Optimizer(model, config, num_steps=4)
     average = model.weight.item()
-    for step in range(3):
+    for step, past in enumerate(pasts):
         model.weight.grad = torch.ones_like(model.weight)
         optimizer.step(step)
-        average = 0.5 * average + 0.5 * model.weight.item()
+        average = past * average + (1 - past) * model.weight.item()
     assert optimizer.weights["weight"].item() == pytest.approx(average)
     assert average != pytest.approx(model.weight.item())

@@ -133,6 +133,9 @@ def test_steps_that_teach_nothing_are_left_out_by_all_ranks_alike(two_ranks, wor
     for row, wanted in zip(rows, read_metrics(tmp_path / "metrics.jsonl"), strict=True):
         assert row.get("loss") == pytest.approx(wanted.get("loss"), abs=1e-5)
     found = load_file(two_ranks / f"sparse {how}/model/model.safetensors")
+    again = run(sparse_run(), sparse_records(world), two_ranks / f"sparse {how}")
+    for name, weight in load_file(again / "model.safetensors").items():  # The state is as whole.
+        assert torch.equal(found[name], weight), name
     for name, weight in one.items():
         if weight.dim() > 1:  # A key's bias changes nothing, so its gradient is noise.
             torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=5e-5)

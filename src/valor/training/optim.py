@@ -38,7 +38,8 @@ class OptimConfig:
     """The rate of a layer is this times that of the layer above it."""
     average: float = 0.0
     """Share of the past in a moving average of the weights, such as 0.999, which is what the model
-    folder then holds; 0 for none."""
+    folder then holds; 0 for none. At step n, from 0, it is at most (1 + n) / (10 + n), so that a
+    short run forgets the weights that it began with."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -165,8 +166,9 @@ class Optimizer:
             for group in self.adamw.param_groups:
                 group["lr"] = self.learning_rate(step) * group["factor"]
             self.adamw.step()
+            past = min(self.config.average, (1 + step) / (10 + step))
             for name, average in self.averages.items():
-                average.lerp_(self.masters[name].detach(), 1 - self.config.average)
+                average.lerp_(self.masters[name].detach(), 1 - past)
             self.publish()
         self.adamw.zero_grad()
         squares: dict[str, Tensor] = {}

@@ -24,7 +24,7 @@ from valor.objectives.base import LossTerm
 from valor.processes import device, gather, num_ranks, rank
 from valor.types import Batch, Embeddings
 
-Parallel = Literal["ddp", "fsdp"]
+Parallel = Literal["none", "ddp", "fsdp"]
 
 
 def in_parallel(module: nn.Module, how: Parallel) -> nn.Module:
@@ -32,12 +32,13 @@ def in_parallel(module: nn.Module, how: Parallel) -> nn.Module:
 
     Args:
         module: Its `forward` computes everything that gradients come from.
-        how: Every rank holds all weights (`ddp`) or a part of each (`fsdp`).
+        how: Every rank holds all weights (`ddp`) or a part of each (`fsdp`); with `none` they
+            share nothing.
 
     Returns:
         The module to call; the parameters of the one that was given are trained.
     """
-    if num_ranks() == 1:
+    if num_ranks() == 1 or how == "none":
         return module
     if how == "ddp":
         return DistributedDataParallel(module, find_unused_parameters=True)

@@ -138,7 +138,7 @@ class HeldOut:
         *,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self._task, self._groups = _learned(objectives, config.task)
+        self._task, self._groups = measured_task(objectives, config.task)
         self._model: Any = at_work(model.eval().requires_grad_(requires_grad=False), processor)
         self._model.caption_beams = 1
         if self._task == "retrieval" and not isinstance(self._model, Embedder):
@@ -218,8 +218,21 @@ class HeldOut:
         return measure(outputs, options)
 
 
-def _learned(objectives: ObjectivesConfig, wanted: Task | None) -> tuple[Task, Sequence[Modality]]:
-    """The task that is measured, and the groups of media that the run learns it from."""
+def measured_task(
+    objectives: ObjectivesConfig, wanted: Task | None
+) -> tuple[Task, Sequence[Modality]]:
+    """Find what is measured.
+
+    Args:
+        objectives: Of the run.
+        wanted: None for the first task that the run learns.
+
+    Returns:
+        The task, and the groups of media that the run learns it from.
+
+    Raises:
+        ConfigError: If the run does not learn it.
+    """
     groups: dict[Task, Sequence[Modality]] = {}
     if objectives.alignment and objectives.alignment.groups:
         groups["retrieval"] = objectives.alignment.groups

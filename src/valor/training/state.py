@@ -64,15 +64,15 @@ def claim(
 
 @contextlib.contextmanager
 def tidied(out: Path) -> Iterator[None]:
-    """Leave nothing behind in a run folder if a `ValorError` comes before the first step."""
+    """Leave nothing behind but caches if a `ValorError` comes before the first step of a run."""
     before = set(out.iterdir()) if out.is_dir() else None
     try:
         yield
     except ValorError:
         if rank() == 0 and out.is_dir() and not read_metrics(out / "metrics.jsonl"):
-            for path in set(out.iterdir()) - (before or set()):
+            for path in set(out.iterdir()) - {*(before or ()), out / "cache"}:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if before is None:
+            if before is None and not any(out.iterdir()):
                 out.rmdir()
         raise
 
