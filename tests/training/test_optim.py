@@ -38,6 +38,15 @@ def test_small_steps_are_not_lost_in_bfloat16():
     assert model.weight.item() < 0.99
 
 
+def test_masters_are_the_weights_before_they_were_rounded():
+    exact = {"weight": torch.tensor([[1.001]])}
+    model = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    model.weight.data.copy_(exact["weight"])
+    masters = Optimizer(model, OptimConfig(), num_steps=10, exact=exact).masters
+    assert masters["weight"].item() == pytest.approx(1.001, abs=1e-7)
+    assert not exact  # Nobody holds them beside the optimizer.
+
+
 def test_the_rate_rises_then_falls_to_nearly_zero():
     optimizer = Optimizer(torch.nn.Linear(1, 1), OptimConfig(learning_rate=1.0), num_steps=100)
     rates = [optimizer.learning_rate(step) for step in range(100)]
@@ -102,14 +111,17 @@ def test_stages_count_by_themselves():
     assert layer_depths(names) == dict(zip(names, (1, 0, 0), strict=True))
 
 
-def test_the_average_of_the_weights_is_what_is_kept():
+@pytest.mark.parametrize(
+    ("average", "pasts"), [(0.15, (0.1, 0.15, 0.15)), (0.999, (0.1, 2 / 11, 0.25))]
+)
+def test_the_average_of_the_weights_is_what_is_kept(average, pasts):
     model = torch.nn.Linear(1, 1, bias=False)
-    config = OptimConfig(learning_rate=0.1, average=0.5, weight_decay=0.0)
+    config = OptimConfig(learning_rate=0.1, average=average, weight_decay=0.0)
     optimizer = Optimizer(model, config, num_steps=4)
     average = model.weight.item()
-    for step in range(3):
+    for step, past in enumerate(pasts):
         model.weight.grad = torch.ones_like(model.weight)
         optimizer.step(step)
-        average = 0.5 * average + 0.5 * model.weight.item()
+        average = past * average + (1 - past) * model.weight.item()
     assert optimizer.weights["weight"].item() == pytest.approx(average)
     assert average != pytest.approx(model.weight.item())

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.tiny import SPECIAL, small_run, tiny_model
-from tests.training.two_ranks import CASES, OBJECTIVES, joined_batch
+from tests.training.two_ranks import (
+    CASES,
+    OBJECTIVES,
+    joined_batch,
+    sparse_records,
+    sparse_run,
+)
 from valor.config import evolve
 from valor.data.manifest import read_manifest
 from valor.models.fusion import token_weights
@@ -116,6 +123,22 @@ def test_two_ranks_go_on_with_what_one_began(two_ranks, world, tmp_path):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
         assert two["align/audiovisual"] == pytest.approx(one["align/audiovisual"], abs=1e-4)
     assert (two_ranks / "run/model/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_steps_that_teach_nothing_are_left_out_by_all_ranks_alike(two_ranks, world, tmp_path, how):
+    one = load_file(run(sparse_run(), sparse_records(world), tmp_path) / "model.safetensors")
+    rows = read_metrics(two_ranks / f"sparse {how}/metrics.jsonl")
+    assert [(row["step"], row.get("empty", 0)) for row in rows] == [(0, 0), (1, 1), (2, 0), (3, 1)]
+    for row, wanted in zip(rows, read_metrics(tmp_path / "metrics.jsonl"), strict=True):
+        assert row.get("loss") == pytest.approx(wanted.get("loss"), abs=1e-5)
+    found = load_file(two_ranks / f"sparse {how}/model/model.safetensors")
+    again = run(sparse_run(), sparse_records(world), two_ranks / f"sparse {how}")
+    for name, weight in load_file(again / "model.safetensors").items():  # The state is as whole.
+        assert torch.equal(found[name], weight), name
+    for name, weight in one.items():
+        if weight.dim() > 1:  # A key's bias changes nothing, so its gradient is noise.
+            torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=5e-5)
 
 
 def test_token_weights_are_told_of_the_rows_that_have_tokens():

@@ -1,5 +1,6 @@
 """Laws of looks at held-out records: what is measured is what is kept, and when a run ends."""
 
+import json
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -63,13 +64,27 @@ def test_a_resumed_run_decides_as_an_uninterrupted_one(tmp_path):
     assert len(read_metrics(tmp_path / "cut/metrics.jsonl")) == 5
 
 
-def test_a_full_disk_at_the_best_weights_is_one_line(tmp_path):
-    def full(weights):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("name", ["best", "model"])
+def test_a_model_that_cannot_be_written_is_one_line(world, tmp_path, monkeypatch, name):
+    def full(folder, *rest, card):
+        if folder.name == name:
+            raise OSError(28, "No space left on device")
 
-    probe = Probe(ProbeConfig(every=1), lambda weights: {"probe": 0.5}, full)
-    with pytest.raises(TrainingError, match=r"best weights could not be written.*No space left"):
-        fit(replace(spoilt_task(set()), probe=probe), tmp_path)
+    monkeypatch.setattr("valor.training.run.save_model", full)
+    config = evolve(small_run(), {"probe.every": 1, "num_steps": 1})
+    held_out = FileSource(read_manifest(world, split="test"))
+    with pytest.raises(TrainingError, match=rf"{name} could not be written .*No space.* Make room"):
+        run(config, read_manifest(world, split="train"), tmp_path, held_out=held_out)
+
+
+def test_the_last_look_is_taken_and_kept_even_if_the_last_step_is_spoilt(tmp_path):
+    kept = []
+    probe = Probe(ProbeConfig(every=8), lambda weights: {"probe": 0.5}, kept.append)
+    last = fit(replace(spoilt_task({7}), probe=probe), tmp_path)
+    assert len(kept) == 1 and torch.equal(kept[0]["weight"], last["weight"])
+    assert json.loads((tmp_path / "state/position.json").read_text())["next_step"] == 8
+    fit(replace(spoilt_task({7}), probe=probe), tmp_path)
+    assert len(kept) == 1  # It is over.
 
 
 def test_a_run_is_not_changed_by_looks_and_its_best_folder_gives_their_figures(

@@ -9,12 +9,13 @@ import torch
 from tests.tiny import SPECIAL, small_run, tiny_batch, tiny_model
 from valor.config import evolve
 from valor.data.collate import batch_of, tensors_of
-from valor.data.manifest import read_manifest
+from valor.data.manifest import Record, read_manifest
+from valor.data.mixture import step_rows
 from valor.objectives.answering import AnsweringConfig
 from valor.processes import joined, rank
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.parallel import complete
-from valor.training.run import run
+from valor.training.run import TrainConfig, run
 from valor.training.state import States
 from valor.training.step import (
     ComputeConfig,
@@ -79,6 +80,20 @@ def gradients(how: str, first: slice, micro_batch: int | None, out: Path) -> dic
     return {"values": values, "gradients": found, "norms": norms, "weights": optimizer.weights}
 
 
+def sparse_run(how: str = "ddp") -> TrainConfig:
+    """Answers alone, of which most steps have none."""
+    changes = {"objectives.alignment": None, "objectives.captioning": None, "save_every": 1}
+    changes |= {"batch_size": 2, "model.text.dropout": 0.0, "compute.parallel": how}
+    return evolve(small_run(), changes)
+
+
+def sparse_records(world: str | Path) -> list[Record]:
+    """Records whose questions are seen in the first and the third step alone, by rank 0 alone."""
+    records = read_manifest(world, split="train")
+    asked = [int(step_rows(num_rows=len(records), batch_size=2, seed=0, step=n)[0]) for n in (0, 2)]
+    return [r if row in asked else replace(r, questions=()) for row, r in enumerate(records)]
+
+
 def main(out: Path, world: str) -> None:
     torch.set_num_threads(1)
     with joined():
@@ -87,6 +102,8 @@ def main(out: Path, world: str) -> None:
             torch.save(found, out / f"{name} {rank()}.pt")
         config = evolve(small_run(), {"model.text.dropout": 0.0, "compute.parallel": "fsdp"})
         run(config, read_manifest(world, split="train"), out / "run")
+        for how in ("ddp", "fsdp"):
+            run(sparse_run(how), sparse_records(world), out / f"sparse {how}")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,25 @@ class ReadingConfig:
             raise ValueError(f"max_bad_fraction={self.max_bad_fraction} must be in [0, 1]")
 
 
+def refuse_many_bad(bad: Counter[str], num_read: int, config: ReadingConfig, *, last: str) -> None:
+    """Raise a `ValorError` if more is bad than the configuration allows.
+
+    Args:
+        bad: Reads that failed, by reason.
+        num_read: All reads.
+        config: Holds the limit.
+        last: Which one failed last, and why.
+    """
+    limit = config.max_bad_fraction
+    if bad.total() > limit * max(num_read, _FEWEST):
+        reasons = ", ".join(f"{reason} {num}" for reason, num in bad.most_common())
+        raise ValorError(
+            f"{bad.total()} of {num_read} records that were read are bad ({reasons}), more than "
+            f"max_bad_fraction={limit:g}, at last {last}; leave them out, "
+            "`valor data validate MANIFEST --decode` names each"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedStep:
     """This rank's share of a step, without the records that could not be read."""
@@ -201,14 +220,7 @@ class Loader:
 
     def _count(self, error: MediaError) -> None:
         self.bad[error.reason] += 1
-        limit = self.config.max_bad_fraction
-        num_bad = self.bad.total()
-        if num_bad > limit * max(self._num_read, _FEWEST):
-            reasons = ", ".join(f"{reason} {num}" for reason, num in self.bad.most_common())
-            raise ValorError(
-                f"{num_bad} of {self._num_read} records that were read are bad ({reasons}), more "
-                f"than max_bad_fraction={limit:g}; the last: {error}"
-            )
+        refuse_many_bad(self.bad, self._num_read, self.config, last=str(error))
 
     def _reader(self) -> _Reader:
         config = self.config

@@ -50,6 +50,8 @@ class Task:
 
     model: nn.Module
     optim: OptimConfig
+    exact: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Parameters in float32 that the model has rounded; see `Optimizer`."""
     num_steps: int
     save_every: int
     """Steps between two states on disk."""
@@ -76,19 +78,21 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
 
     Raises:
         TrainingError: After too many steps in a row without a finite loss and gradient; the last
-            state is from before them, and `skipped.json` names their samples.
+            state is from before them, and `skipped.json` names their samples. Also if
+            `metrics.jsonl` or a state cannot be written.
         KeyboardInterrupt: On SIGINT, once the step is done and the state written.
         SystemExit: On SIGTERM, in the same way.
     """
-    optimizer = Optimizer(task.model, task.optim, task.num_steps)
+    optimizer = Optimizer(task.model, task.optim, task.num_steps, task.exact)
     states = States(out / "state", optimizer)
     start, probe = states.load(), task.probe
     probe.restore(states.position.get("probe"))
+    skipped: list[dict[str, object]] = states.position.get("skipped", [])
+    row = states.position.get("row")
     task.model.train()
-    skipped: list[dict[str, object]] = []
     with (
         closing(states),
-        closing(Monitor(out, first_step=start, writes=rank() == 0)) as monitor,
+        closing(Monitor(out, first_step=start, last_row=row, writes=rank() == 0)) as monitor,
         closing(task.losses(start)) as losses,
         _signals() as received,
     ):
@@ -103,21 +107,26 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
             values = {name: x / num_ranks() for name, x in zip(values, sums, strict=True)}
             values |= {**norms, "learning_rate": optimizer.learning_rate(step), **found.figures}
             values |= {"left_out": left_out} if left_out else {}
-            if values["grad_norm"] < float("inf"):
+            if not norms:
+                values["empty"] = 1
+            elif norms["grad_norm"] < float("inf"):
                 skipped = []
             else:
                 values["skipped"] = 1
                 skipped.append({"step": step, "ids": list(chain(*gather(list(found.ids))))})
-            if not skipped and probe.is_due(step, task.num_steps):
+            if probe.is_due(step, task.num_steps):
                 values |= probe.look(optimizer.weights)
             note = monitor.log(step, values, num_samples=num_samples)
             if len(skipped) >= task.max_skipped:
                 raise _diverged(out, skipped)
-            last = step + 1 == task.num_steps or probe.gives_up
-            if ((step + 1) % task.save_every == 0 or last or signal_number) and not skipped:
-                states.save(next_step=step + 1, probe=probe.state)
+            failure = gather(monitor.failure)[0]
+            last = step + 1 == task.num_steps or probe.gives_up or failure or signal_number
+            if last or ((step + 1) % task.save_every == 0 and not skipped):
+                states.save(next_step=step + 1, probe=probe.state, skipped=skipped, row=monitor.row)
             if rank() == 0:
                 report("train", step + 1, task.num_steps, note=note)
+            if failure:
+                raise TrainingError(failure)
             if signal_number:
                 raise _ended_by(received[0] if received else signal.SIGTERM)
             if last:

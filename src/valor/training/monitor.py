@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from valor.data.storage import write_whole
+from valor.errors import TrainingError
 
 
 class Report(Protocol):
@@ -27,16 +28,30 @@ class Monitor:
     Args:
         out: The run folder; lines of steps that a resumed run repeats are dropped.
         first_step: The step that the run goes on with.
+        last_row: Of the step before it, where the file may lack it.
         writes: Whether this process is the one that tells.
     """
 
-    def __init__(self, out: Path, *, first_step: int, writes: bool = True) -> None:
-        path = out / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] < first_step]
+    def __init__(
+        self,
+        out: Path,
+        *,
+        first_step: int,
+        last_row: dict[str, float] | None = None,
+        writes: bool = True,
+    ) -> None:
+        self._path = out / "metrics.jsonl"
+        found = [*read_metrics(self._path), *([last_row] if last_row else [])]
+        rows = {row["step"]: row for row in found if row["step"] < first_step}
+        kept = list(rows.values())
         self._lines = self._board = None
+        self.row = last_row
+        """Of the last step."""
+        self.failure: str | None = None
+        """Why it could not be written."""
         if writes:
-            write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
-            self._lines = path.open("a", encoding="utf-8")
+            write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._lines = self._path.open("a", encoding="utf-8")
             self._board = _board(out / "tensorboard", first_step)
         self._elapsed_s = kept[-1]["elapsed_s"] if kept else 0.0
         self._probed: float | None = None
@@ -44,6 +59,8 @@ class Monitor:
 
     def log(self, step: int, values: dict[str, float], *, num_samples: float) -> str:
         """Write the values of a step with the seconds that the run has taken so far.
+
+        What cannot be written is kept in `row`, and `failure` says why.
 
         Args:
             step: Counted from 0.
@@ -65,19 +82,32 @@ class Monitor:
             return note
         row = {"step": step, "elapsed_s": round(self._elapsed_s, 3), **values}
         row["samples_per_s"] = round(rate, 2)
-        self._lines.write(json.dumps(row) + "\n")
-        self._lines.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        self.row = row
+        try:
+            self._lines.write(json.dumps(row) + "\n")
+            self._lines.flush()
+            if self._board is not None:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+        except OSError as error:
+            self.failure = self._says(error)
         return note
 
     def close(self) -> None:
-        """Close the file."""
-        if self._lines is not None:
-            self._lines.close()
-        if self._board is not None:
-            self._board.close()
+        """Close the files; a `TrainingError` if the last steps cannot be written."""
+        try:
+            for file in (self._lines, self._board):
+                if file is not None:
+                    file.close()
+        except OSError as error:
+            if self.failure is None:
+                raise TrainingError(self._says(error)) from None
+
+    def _says(self, error: OSError) -> str:
+        return (
+            f"{self._path} or the curves beside it could not be written ({error}); the state is "
+            "whole. Make room, and the same command goes on from there"
+        )
 
 
 def _board(folder: Path, first_step: int) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from valor.config import configclass
 from valor.errors import ConfigError
 from valor.processes import summed
-from valor.training.parallel import complete, is_cut, local, part_of
+from valor.training.parallel import complete, is_cut, local, own_part, part_of
 
 _LAYER = re.compile(r"(?P<stack>.*?\b(?:blocks|layers|layer))\.(?P<index>\d+)\.")
 _FIRST = re.compile(r"embedding|position|cls_token|pre_norm|prompt_mark")
@@ -38,7 +38,8 @@ class OptimConfig:
     """The rate of a layer is this times that of the layer above it."""
     average: float = 0.0
     """Share of the past in a moving average of the weights, such as 0.999, which is what the model
-    folder then holds; 0 for none."""
+    folder then holds; 0 for none. At step n, from 0, it is at most (1 + n) / (10 + n), so that a
+    short run forgets the weights that it began with."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -65,16 +66,24 @@ class Optimizer:
         model: Its parameters are trained, but for those that need no gradient.
         config: Rates and bounds.
         num_steps: Length of the run, for the schedule.
+        exact: Parameters by name as they were before they were rounded, on any device; emptied, so
+            that none is held for longer than it takes to copy it.
     """
 
-    def __init__(self, model: nn.Module, config: OptimConfig, num_steps: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimConfig,
+        num_steps: int,
+        exact: dict[str, Tensor] | None = None,
+    ) -> None:
         self.config, self.num_steps = config, num_steps
         self.model = model
-        self.masters: dict[str, Tensor] = {
-            name: p if not is_cut(p) and p.dtype == torch.float32 else local(p.detach()).float()
-            for name, p in model.named_parameters()
-            if p.requires_grad
-        }
+        self.masters: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            known = (exact or {}).pop(name, None)
+            if parameter.requires_grad:
+                self.masters[name] = _master(parameter, known)
         self.averages = {n: p.detach().clone() for n, p in self.masters.items() if config.average}
         self.adamw = torch.optim.AdamW(
             self._groups(),
@@ -137,7 +146,8 @@ class Optimizer:
 
         Returns:
             The gradient's norm before clipping, `grad_norm`, and that of each part of the model,
-            such as `grad_norm/vision`; a step whose norm is not finite changes nothing.
+            such as `grad_norm/vision`; nothing if there is no gradient. Without one, or if its norm
+            is not finite, the step changes nothing.
         """
         for master, parameter in self._pairs():
             if master is not parameter:
@@ -145,6 +155,8 @@ class Optimizer:
                 master.grad = None if gradient is None else local(gradient).float()
                 parameter.grad = None
         norms = self._norms()
+        if not norms:
+            return {}
         whole = torch.linalg.vector_norm(torch.stack(list(norms.values())))
         if whole < float("inf"):
             factor = (self.config.clip_norm / (whole + 1e-6)).clamp(max=1.0)
@@ -154,8 +166,9 @@ class Optimizer:
             for group in self.adamw.param_groups:
                 group["lr"] = self.learning_rate(step) * group["factor"]
             self.adamw.step()
+            past = min(self.config.average, (1 + step) / (10 + step))
             for name, average in self.averages.items():
-                average.lerp_(self.masters[name].detach(), 1 - self.config.average)
+                average.lerp_(self.masters[name].detach(), 1 - past)
             self.publish()
         self.adamw.zero_grad()
         squares: dict[str, Tensor] = {}
@@ -188,6 +201,14 @@ class Optimizer:
         for name, parameter in self.model.named_parameters():
             if name in self.masters:
                 yield self.masters[name], parameter
+
+
+def _master(parameter: Tensor, exact: Tensor | None) -> Tensor:
+    """The float32 weight that the optimizer works on: the parameter itself where it can be."""
+    if not is_cut(parameter) and parameter.dtype == torch.float32:
+        return parameter
+    found = local(parameter.detach()) if exact is None else own_part(exact.detach(), parameter)
+    return found.float()
 
 
 def layer_depths(names: Iterable[str]) -> dict[str, int]:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,7 +24,7 @@ from valor.objectives.base import LossTerm
 from valor.processes import device, gather, num_ranks, rank
 from valor.types import Batch, Embeddings
 
-Parallel = Literal["ddp", "fsdp"]
+Parallel = Literal["none", "ddp", "fsdp"]
 
 
 def in_parallel(module: nn.Module, how: Parallel) -> nn.Module:
@@ -32,12 +32,13 @@ def in_parallel(module: nn.Module, how: Parallel) -> nn.Module:
 
     Args:
         module: Its `forward` computes everything that gradients come from.
-        how: Every rank holds all weights (`ddp`) or a part of each (`fsdp`).
+        how: Every rank holds all weights (`ddp`) or a part of each (`fsdp`); with `none` they
+            share nothing.
 
     Returns:
         The module to call; the parameters of the one that was given are trained.
     """
-    if num_ranks() == 1:
+    if num_ranks() == 1 or how == "none":
         return module
     if how == "ddp":
         return DistributedDataParallel(module, find_unused_parameters=True)
@@ -50,6 +51,12 @@ def in_parallel(module: nn.Module, how: Parallel) -> nn.Module:
         fully_shard(layer, mesh=mesh, ignored_params=scalars)
     fully_shard(module, mesh=mesh, ignored_params=scalars)
     return module
+
+
+def come_to_rest(module: nn.Module) -> None:
+    """Let go of what ranks gathered for a forward pass that no backward pass follows."""
+    if isinstance(module, FSDPModule):
+        module.reshard()
 
 
 def encoder_layers(module: nn.Module) -> list[nn.Module]:
@@ -87,6 +94,16 @@ def part_of(
     return DTensor.from_local(
         part, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
     )
+
+
+def own_part(
+    whole: Shaped[Tensor, "*whole"], like: Shaped[Tensor, "*whole"]
+) -> Shaped[Tensor, "*part"]:
+    """What this rank holds of a whole that every rank has, if it is cut like `like`; there."""
+    if not isinstance(like, DTensor):
+        return whole.to(like.device)
+    mesh, cuts = like.device_mesh, like.placements
+    return local(distribute_tensor(whole.to(like.device), mesh, cuts, src_data_rank=None)).clone()
 
 
 def complete(tensor: Shaped[Tensor, "*sizes"]) -> Shaped[Tensor, "*sizes"]:

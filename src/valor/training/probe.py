@@ -10,14 +10,13 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from valor.checkpoints.folder import weights_of
 from valor.config import configclass
 from valor.data.manifest import Record
 from valor.data.reading import Source
-from valor.errors import ConfigError, ManifestError, MediaError, TrainingError
+from valor.errors import ConfigError, ManifestError, MediaError
 from valor.evaluation.options import Options
 from valor.evaluation.outputs import Outputs, merge
 from valor.evaluation.retrieval import retrieval
@@ -111,13 +110,7 @@ class Probe:
         figures = dict(self._measure(weights))
         if self.best is None or figures["probe"] > self.best:
             self.best, self.num_waited = figures["probe"], 0
-            try:
-                self._keep(weights)
-            except (OSError, SafetensorError) as error:
-                raise TrainingError(
-                    f"the best weights could not be written ({error}); the last state is whole. "
-                    "Make room, and the same command goes on from there"
-                ) from None
+            self._keep(weights)
         else:
             self.num_waited += 1
         return figures
@@ -149,7 +142,7 @@ class HeldOut:
         *,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self._task, self._groups = _learned(objectives, config.task)
+        self._task, self._groups = measured_task(objectives, config.task)
         self._model: Any = at_work(model.eval().requires_grad_(requires_grad=False), processor)
         self._model.caption_beams = 1
         if self._task == "retrieval" and not isinstance(self._model, Embedder):
@@ -229,8 +222,21 @@ class HeldOut:
         return measure(outputs, options)
 
 
-def _learned(objectives: ObjectivesConfig, wanted: Task | None) -> tuple[Task, Sequence[Modality]]:
-    """The task that is measured, and the groups of media that the run learns it from."""
+def measured_task(
+    objectives: ObjectivesConfig, wanted: Task | None
+) -> tuple[Task, Sequence[Modality]]:
+    """Find what is measured.
+
+    Args:
+        objectives: Of the run.
+        wanted: None for the first task that the run learns.
+
+    Returns:
+        The task, and the groups of media that the run learns it from.
+
+    Raises:
+        ConfigError: If the run does not learn it.
+    """
     groups: dict[Task, Sequence[Modality]] = {}
     if objectives.alignment and objectives.alignment.groups:
         groups["retrieval"] = objectives.alignment.groups

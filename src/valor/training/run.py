@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from valor.checkpoints.card import Origin, card, folder_origin, tower_origins
 from valor.checkpoints.folder import save_model
 from valor.config import configclass, evolve, fingerprint
 from valor.data.collate import collate_training, placed
-from valor.data.loader import Loader, ReadingConfig
+from valor.data.loader import Loader, ReadingConfig, refuse_many_bad
 from valor.data.manifest import Record
 from valor.data.mixture import Mixture, PartConfig, rows_of_parts
 from valor.data.reading import FileSource, PartSource, Source
 from valor.data.samples import SampleStore, load_store
-from valor.errors import ConfigError, ManifestError
+from valor.errors import ConfigError, ManifestError, TrainingError
 from valor.models.valor import ValorConfig
 from valor.objectives.self_critical import CiderReward
 from valor.processes import device, first_rank_first, joined, num_ranks, rank, summed, wait_for_all
@@ -34,7 +35,8 @@ from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
-from valor.training.probe import HeldOut, Probe, ProbeConfig
+from valor.training.parallel import come_to_rest
+from valor.training.probe import HeldOut, Probe, ProbeConfig, measured_task
 from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
 from valor.training.state import claim, tidied
 from valor.training.step import (
@@ -67,9 +69,12 @@ class TrainConfig:
     """Passes over the data, in the place of `num_steps`."""
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 where the processor multiplies matrices in it."""
+    """`auto` takes bfloat16 where the processor multiplies matrices in it. All of the model is then
+    cast to it, which is no autocast; the optimizer works on float32 weights and moments."""
     save_every: int = 200
     """Steps between two states on disk."""
+    max_skipped: int = 10
+    """The run ends after so many steps in a row whose loss or gradient is not finite."""
     cache_frozen: bool = False
     """Run towers that are frozen once, and keep their tokens in the run folder in float16."""
     probe: ProbeConfig = ProbeConfig()
@@ -80,8 +85,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
-        if min(self.batch_size, self.num_steps, self.save_every, self.num_epochs or 1) < 1:
-            raise ValueError("batch_size, num_steps, num_epochs and save_every must be at least 1")
+        counts = self.batch_size, self.num_steps, self.save_every, self.max_skipped
+        if min(*counts, self.num_epochs or 1) < 1:
+            raise ValueError(
+                "batch_size, num_steps, num_epochs, save_every and max_skipped must be at least 1"
+            )
         if not isinstance(self.model, FolderConfig | TowersConfig):
             self.model.check(self.processor)
 
@@ -128,16 +136,16 @@ def run(
         records; its last weights are in `out/model` all the same.
 
     Raises:
-        ConfigError: If the folder holds a run of another configuration, or there is nothing to
-            look at.
+        ConfigError: If the folder holds a run of another configuration, or parts of this one do
+            not go together.
         ManifestError: If no record can be read, or two have the same id.
+        ValorError: If more records are bad than `reading.max_bad_fraction`.
+        TrainingError: If the run cannot go on; see `fit`.
     """
-    _check(records)
-    if config.probe.every and not held_out:
-        raise ConfigError("probe.every: there are no held-out records; give some, or set it to 0")
     if config.num_epochs is not None:
         config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
     with joined(), tidied(out):
+        _check(config, records, source, held_out)
         return _run(config, records, out, source, held_out, report)
 
 
@@ -155,11 +163,12 @@ def _run(
             claim(out, config, records, may_change=("compute",))
         torch.manual_seed(config.seed)
         model, processor = begin(config.model, config.processor, records)
-        source = source or _source(config, records, processor, out, report)
         measured = deepcopy(model) if config.probe.every else None
         adapt(model, config.adapt)
-        frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+        source = source or _source(config, records, processor, out, report)
+        exact = {name: p.detach() for name, p in model.named_parameters()}
         model.to(device(), training_dtype(config.precision))
+        frozen = {n: exact.pop(n) for n, p in model.named_parameters() if not p.requires_grad}
         tokens = None
         if config.cache_frozen:
             told = partial(report, "encode")
@@ -176,15 +185,23 @@ def _run(
 
     def keep(name: str, trained: Mapping[str, Tensor]) -> None:
         if rank() == 0:
-            save_model(out / name, model.config, whole(trained), processor, card=about)
+            try:
+                save_model(out / name, model.config, whole(trained), processor, card=about)
+            except (OSError, SafetensorError) as error:
+                raise TrainingError(
+                    f"{out / name} could not be written ({error}); the last state is whole. "
+                    "Make room, and the same command goes on from there"
+                ) from None
 
     look = _look(config, measured, processor, held_out, report)
     task = Task(
         model=model,
         optim=config.optim,
+        exact=exact,
         num_steps=config.num_steps,
         save_every=config.save_every,
         seed=config.seed,
+        max_skipped=config.max_skipped,
         losses=lambda first: _losses(config, shared, processor, parts, first, tokens),
         probe=Probe(config.probe, lambda found: look(whole(found)), partial(keep, "best")),
     )
@@ -193,8 +210,10 @@ def _run(
     return out / ("best" if config.probe.every else "model")
 
 
-def _check(records: Sequence[Record]) -> None:
-    """Raise a `ManifestError` unless there is something to learn, and each id stands once."""
+def _check(
+    config: TrainConfig, records: Sequence[Record], source: Source | None, held_out: Source | None
+) -> None:
+    """Refuse what cannot go well before anything is read; see `run`."""
     if not any(record.captions or record.questions for record in records):
         raise ManifestError(
             f"none of {len(records)} records of split 'train' has a caption or a question; "
@@ -204,6 +223,25 @@ def _check(records: Sequence[Record]) -> None:
     if len(counts) < len(records):
         twice, count = counts.most_common(1)[0]
         raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
+    if config.mixture:
+        rows_of_parts([record.id for record in records], config.mixture)
+    if config.probe.every:
+        if not held_out:
+            raise ConfigError(
+                "probe.every: no held-out records are there; give some, or set it to 0"
+            )
+        measured_task(config.objectives, config.probe.task)
+    if config.batch_size % num_ranks():
+        raise ConfigError(
+            f"batch_size={config.batch_size}, {num_ranks()} ranks: give every rank as many rows"
+        )
+    if config.compute.parallel == "none" and num_ranks() > 1:
+        raise ConfigError(f"compute.parallel=none, {num_ranks()} ranks: choose ddp or fsdp")
+    if isinstance(source, SampleStore) and config.reading and config.reading.augment:
+        raise ConfigError(
+            "reading.augment: the samples that were given are the same at every step; leave it "
+            "out, or give media files or shards"
+        )
 
 
 def _source(
@@ -218,6 +256,10 @@ def _source(
             f"none of {len(records)} records can be read ({', '.join({*store.bad.values()})}); "
             "`valor data validate MANIFEST --decode` says what is wrong with each"
         )
+    if store.bad:
+        last, reason = list(store.bad.items())[-1]
+        bad = Counter(store.bad.values())
+        refuse_many_bad(bad, len(records), ReadingConfig(), last=f"{last}: {reason}")
     return store
 
 
@@ -279,6 +321,8 @@ def _losses(
                 if tokens is not None:
                     tokens.put(batch)
                 terms = found_terms(shared(placed(batch, device(), dtype)))
+            if not terms:
+                come_to_rest(shared)
             figures = last_figures(shared) if terms else {}
             if scale is not None:
                 figures["temperature"] = math.exp(-scale.item())

@@ -27,6 +27,8 @@ from valor.training.monitor import read_metrics
 from valor.training.optim import Optimizer
 from valor.training.parallel import local
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
 
 def claim(
     out: Path, config: Any, data: Sequence[object], *, may_change: Sequence[str] = ()
@@ -63,15 +65,15 @@ def claim(
 
 @contextlib.contextmanager
 def tidied(out: Path) -> Iterator[None]:
-    """Leave nothing behind in a run folder if a `ValorError` comes before the first step."""
+    """Leave nothing behind but caches if a `ValorError` comes before the first step of a run."""
     before = set(out.iterdir()) if out.is_dir() else None
     try:
         yield
     except ValorError:
         if rank() == 0 and out.is_dir() and not read_metrics(out / "metrics.jsonl"):
-            for path in set(out.iterdir()) - (before or set()):
+            for path in set(out.iterdir()) - {*(before or ()), out / "cache"}:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if before is None:
+            if before is None and not any(out.iterdir()):
                 out.rmdir()
         raise
 
@@ -160,40 +162,39 @@ class States:
         if rank() == 0:
             (partial / "position.json").write_text(json.dumps(position), encoding="utf-8")
             old = self._folder.with_name("state.old")
-            shutil.rmtree(old, ignore_errors=True)
-            if self._folder.exists():
+            if self._folder.exists():  # Otherwise the old one is all there is.
+                shutil.rmtree(old, ignore_errors=True)
                 self._folder.rename(old)
             partial.rename(self._folder)
             shutil.rmtree(old, ignore_errors=True)
 
 
 def _tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    """Copies of weights and moments under flat names, as parts of wholes where ranks cut them."""
-    values = {"weight": dict(optimizer.masters), "average": dict(optimizer.averages)}
+    """Copies of everything in the CPU's memory, under flat names and as parts of cut wholes."""
     moments = optimizer.adamw.state
-    for key in ("exp_avg", "exp_avg_sq"):
+    values = {"weight": dict(optimizer.masters), "average": dict(optimizer.averages)}
+    for key in _MOMENTS:
         values[key] = {
             name: moments[master][key] if master in moments else torch.zeros_like(master)
             for name, master in optimizer.masters.items()
         }
-    tensors: dict[str, torch.Tensor] = {}
-    for key, by_name in values.items():
-        copies = {name: value.detach().clone() for name, value in by_name.items()}
-        tensors |= {f"{key}.{name}": x for name, x in optimizer.as_parts(copies).items()}
+    tensors = {
+        f"{key}.{name}": value
+        for key, by_name in values.items()
+        for name, value in optimizer.as_parts(by_name).items()
+    }
     for name, master in optimizer.masters.items():
-        step = moments[master]["step"] if master in moments else torch.zeros(())
-        tensors[f"step.{name}"] = step.clone()
-    for name, statistic in optimizer.statistics.items():
-        tensors[f"statistic.{name}"] = statistic.clone()
-    return tensors
+        tensors[f"step.{name}"] = moments[master]["step"] if master in moments else torch.zeros(())
+    tensors |= {f"statistic.{name}": x for name, x in optimizer.statistics.items()}
+    return {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}
 
 
 @torch.no_grad()
 def _restore(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     for name, master in optimizer.masters.items():
         master.copy_(local(tensors[f"weight.{name}"]))
-        optimizer.adamw.state[master] = {
-            key: local(tensors[f"{key}.{name}"]) for key in ("step", "exp_avg", "exp_avg_sq")
+        optimizer.adamw.state[master] = {  # All on its device, as a fused AdamW wants them.
+            key: local(tensors[f"{key}.{name}"]).to(master.device) for key in ("step", *_MOMENTS)
         }
     for name, average in optimizer.averages.items():
         average.copy_(local(tensors[f"average.{name}"]))

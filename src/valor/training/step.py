@@ -56,7 +56,8 @@ class ComputeConfig:
 
     parallel: Parallel = "ddp"
     """What processes that `torchrun` starts share: with `ddp` each holds the whole model, with
-    `fsdp` (FSDP2) a part of every weight, its gradient and its moments."""
+    `fsdp` (FSDP2) a part of every weight, its gradient and its moments. `none` is for a process
+    that is alone, which shares nothing whatever stands here."""
     micro_batch: int | None = None
     """Rows that a process computes at a time, twice each, for batches larger than memory; texts are
     still contrasted with the whole batch. None computes all rows at once."""
