@@ -26,7 +26,6 @@ from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
 from valor.errors import ConfigError
 from valor.objectives.captioning import CaptioningConfig
 from valor.training.adapt import AdaptConfig, LowRank, adapt, merged
-from valor.training.monitor import read_metrics
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.run import run
 from valor.training.start import FolderConfig

@@ -130,7 +130,8 @@ class Bridge(nn.Module):
         for name, encoder in (("vision", self.vision), ("audio", self.audio)):
             if getattr(config, name).kind != "tower":
                 encoder.apply(initialise)
-        scale = float(self.decoder.language_model.get_input_embeddings().weight.std())
+        words = self.decoder.language_model.get_input_embeddings().weight
+        scale = 1.0 if words.is_meta else float(words.std())
         width, order = config.language_model.dim, config.frame_order
         self.resamplers = nn.ModuleDict(
             {
@@ -146,7 +147,7 @@ class Bridge(nn.Module):
 
     def encode_media(self, batch: Batch) -> dict[Modality, EncoderOutput]:
         """Encode every frame and audio window that is there, each by itself."""
-        outputs = {}
+        outputs = dict(batch.encoded or {})
         if batch.pixels is not None and batch.frame_valid is not None:
             num = self.config.vision.frames_per_patch
             outputs[Modality.VISION] = _encode_each(

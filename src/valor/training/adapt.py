@@ -14,7 +14,6 @@ from valor.config import configclass
 from valor.encoders.towers import TransformersTower
 from valor.errors import ConfigError
 
-
 _TOWERS = ("vision.", "audio.", "text.", "decoder.")
 
 
