@@ -241,11 +241,12 @@ class Resampler(nn.Module):
             x, valid = _mean(x, valid), valid.any(dim=1, keepdim=True)
         seen = valid.flatten(1)
         present = seen.any(dim=1, keepdim=True)
+        # A row without anything sees its padding, so that no softmax is empty.
+        allowed = seen | ~present
         queries = self.qformer(
             query_embeds=self.queries.expand(len(x), -1, -1),
             encoder_hidden_states=x.flatten(1, 2),
-            # A row without anything sees its padding, so that no softmax is empty.
-            encoder_attention_mask=(seen | ~present).long(),
+            encoder_attention_mask=None if bool(allowed.all()) else allowed.long(),
         ).last_hidden_state
         features = self.projection(queries.to(x.dtype))
         return Tokens(features=features, valid=present.expand(-1, len(self.queries)))

@@ -30,7 +30,7 @@ from valor.training.run import TrainConfig, training_dtype
 from valor.training.start import FolderConfig, TowersConfig
 from valor.training.step import ObjectivesConfig
 from valor.training.token_cache import is_frozen
-from valor.types import AUDIOVISUAL, Batch, Modality
+from valor.types import AUDIOVISUAL, Batch, EncoderOutput, Modality, Tokens
 
 _EFFICIENCY = 0.5
 """Share of a matrix product's rate that training is expected to reach."""
@@ -84,17 +84,66 @@ def estimate(config: TrainConfig, num_records: int) -> Estimate:
     rows = math.ceil(config.batch_size / num_processes)
     at_once = min(rows, config.compute.micro_batch or rows)
     sample = _sample_cost(model, processing, config, repeats=at_once < rows)
-    device, rate = matrix_rate(training_dtype(config.precision))
-    num_steps, step_flop = config.steps_on(num_records), config.batch_size * sample.flop
-    fill_flop = num_records * sample.kept_flop
+    dtype = training_dtype(config.precision)
+    return _estimated(
+        model,
+        step_flop=config.batch_size * sample.flop,
+        fill_flop=num_records * sample.kept_flop,
+        memory_bytes=_weights_bytes(model, config, num_processes)
+        + at_once * sample.activations * dtype.itemsize,
+        num_processes=num_processes,
+        num_steps=config.steps_on(num_records),
+        dtype=dtype,
+    )
+
+
+def estimate_of(
+    model: nn.Module, example: Shaped[Tensor, "1 *sizes"], *, batch_size: int, num_steps: int
+) -> Estimate:
+    """Count what a float32 run of another system takes, in one process.
+
+    Args:
+        model: On the meta device; all of it is trained.
+        example: Its input of one sample, there too.
+        batch_size: Samples of a step.
+        num_steps: Of the run.
+
+    Returns:
+        The estimate.
+    """
+    dtype, saved = torch.float32, _Saved(model)
+    with saved, FlopCounterMode(display=False) as counter:
+        model(example)
+    weights = sum(p.numel() for p in model.parameters())
+    return _estimated(
+        model,
+        step_flop=3 * batch_size * counter.get_total_flops(),
+        memory_bytes=weights * (dtype.itemsize + _BESIDE[dtype])
+        + batch_size * saved.total() * dtype.itemsize,
+        num_steps=num_steps,
+        dtype=dtype,
+    )
+
+
+def _estimated(
+    model: nn.Module,
+    *,
+    step_flop: float,
+    memory_bytes: float,
+    num_steps: int,
+    dtype: torch.dtype,
+    fill_flop: float = 0.0,
+    num_processes: int = 1,
+) -> Estimate:
+    """The same with what the device needs for it."""
+    device, rate = matrix_rate(dtype)
     busy_s = fill_flop / rate + num_steps * step_flop / (rate * _num_devices(num_processes))
     return Estimate(
         parameters=sum(p.numel() for p in model.parameters()),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         step_flop=step_flop,
         fill_flop=fill_flop,
-        memory_bytes=_weights_bytes(model, config, num_processes)
-        + at_once * sample.activations * training_dtype(config.precision).itemsize,
+        memory_bytes=memory_bytes,
         num_processes=num_processes,
         num_steps=num_steps,
         device=device,
@@ -124,9 +173,11 @@ def _sample_cost(
     for modality in AUDIOVISUAL:
         encoder = getattr(model, modality.label)
         with saved, FlopCounterMode(display=False) as counter:
-            outputs |= model.encode_media(_only(batch, modality))
+            output = model.encode_media(_only(batch, modality))[modality]
         flop, learns = float(counter.get_total_flops()), not is_frozen(model, modality)
-        if config.cache_frozen and not learns:
+        is_kept = config.cache_frozen and not learns
+        outputs[modality] = _whole(output, config.cache_pool if is_kept else 1)
+        if is_kept:
             cost.kept_flop += flop
             continue
         again = repeats + (config.compute.recompute_layers and learns)
@@ -220,6 +271,17 @@ def _only(batch: Batch, modality: Modality) -> Batch:
     )
 
 
+def _whole(output: EncoderOutput, pool: int) -> EncoderOutput:
+    """The same with masks that can be read, so many tokens of a position as one."""
+    tokens, summary = output.tokens.features, output.summary.features
+    positions = summary.shape[1]
+    num = positions * math.ceil(tokens.shape[1] / positions / pool)
+    return EncoderOutput(
+        tokens=Tokens(features=tokens[:, :num], valid=torch.ones(1, num, dtype=torch.bool)),
+        summary=Tokens(features=summary, valid=torch.ones(1, positions, dtype=torch.bool)),
+    )
+
+
 def _inner_layers(model: nn.Module) -> list[nn.Module]:
     """The media encoders' layers that hold no others."""
     layers = encoder_layers(model)
@@ -227,9 +289,7 @@ def _inner_layers(model: nn.Module) -> list[nn.Module]:
 
 
 class _Saved:
-    """Counts what a backward pass would need of what runs inside: no weights, and what several
-    tensors look at only once.
-    """
+    """Counts numbers that a backward pass would need of what runs inside, each once, no weights."""
 
     def __init__(self, model: nn.Module) -> None:
         self._sizes: list[int] = []
