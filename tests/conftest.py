@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.docs.blocks import RUN, count_run
-from tests.tiny import small_run
+from tests.tiny import save_towers, small_run
 from valor.data.manifest import read_manifest
 from valor.data.world.render import World, render_world
 from valor.training.run import run
@@ -51,3 +51,11 @@ def model_folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder as training leaves it, after a few steps."""
     records = read_manifest(world, split="train")
     return run(small_run(), records, tmp_path_factory.mktemp("runs") / "small")
+
+
+@pytest.fixture(scope="session")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny pretrained towers: `vision`, `audio` and `text`."""
+    folder = tmp_path_factory.mktemp("towers")
+    save_towers(folder)
+    return folder

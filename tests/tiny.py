@@ -1,6 +1,8 @@
 """Tiny models and batches that tests share."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -176,6 +178,38 @@ def tiny_bridge(kind: str = "llama", **changes: Any) -> Bridge:
         **changes,
     )
     return Bridge(config, model).eval()
+
+
+def save_towers(folder: Path) -> None:
+    """Tiny SigLIP, AST and BERT as `save_pretrained` leaves them, with their settings and words."""
+    import transformers as hf
+
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 32}
+    image = {**sizes, "image_size": 32, "patch_size": 16}
+    words = {**sizes, "vocab_size": 50, "max_position_embeddings": 20}
+    sound = {**sizes, "num_mel_bins": 16, "max_length": 64, "patch_size": 8}
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    known += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    longer = {**words, "vocab_size": len(known), "max_position_embeddings": 160}
+    towers: dict[str, Any] = {
+        "vision": hf.SiglipModel(hf.SiglipConfig(vision_config=image, text_config=words)),
+        "audio": hf.ASTModel(hf.ASTConfig(**sound, frequency_stride=8, time_stride=8)),
+        "text": hf.BertModel(hf.BertConfig(**longer)),
+    }
+    for name, tower in towers.items():
+        tower.save_pretrained(folder / name)
+    hf.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder / "audio")
+    settings = {
+        "size": {"height": 32, "width": 32},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    (folder / "vision/preprocessor_config.json").write_text(json.dumps(settings))
+    (folder / "vision/README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    hf.BertTokenizerFast(vocab={word: id for id, word in enumerate(known)}).save_pretrained(
+        folder / "text"
+    )
 
 
 def tiny_memory_config() -> TemporalMemoryConfig:

@@ -7,62 +7,104 @@ import pytest
 
 from valor.config import evolve, from_dict, to_dict
 from valor.data.manifest import read_manifest
+from valor.encoders.video_swin import VideoSwinConfig
 from valor.recipes import RECIPES, find_recipe
+from valor.recipes.bridge import BridgeParts, assemble
+from valor.recipes.template_language import train_language_model
+from valor.training import estimate as estimating
 from valor.training.monitor import read_metrics
-from valor.training.run import run
-from valor.training.start import TowersConfig
 
 SHRUNK = {"batch_size": 4, "num_steps": 2, "save_every": 2, "precision": "float32"}
 PARTS = {"dim": 24, "num_layers": 1, "num_heads": 2, "mlp_dim": 32}
-FRESH = ("tiny", "tiny_quick", "small")
+FRESH = ("tiny", "tiny_quick", "small", "bridge_encoders")
 ON_TOWERS = ("valor_base", "valor_large", "from_siglip2_clap", "from_pe_av")
-OTHERS = (
-    "finetune",
-    "bridge_encoders",
-    "bridge_captions",
-    "bridge_instructions",
-    "tmanet_world",
-    "tmanet_world_quick",
-)
+ON_FOLDERS = ("finetune", "bridge_captions", "bridge_instructions")
+MASKS = ("tmanet_world", "tmanet_world_quick")
+ALL = (*FRESH, *ON_TOWERS, *ON_FOLDERS, *MASKS)
 
 
-def test_every_recipe_is_swept_here_or_in_its_own_tests():
+@pytest.fixture(scope="module")
+def bridge_folder(world, tmp_path_factory):
+    """A bridge to a language model that knows a few words."""
+    folder = tmp_path_factory.mktemp("bridge")
+    records = read_manifest(world, split="train")
+    language_model = train_language_model(records, folder / "hub", num_steps=1)
+    sizes = {"num_vision_queries": 2, "num_audio_queries": 2, "num_layers": 1}
+    parts = evolve(BridgeParts(), {f"qformer.{name}": size for name, size in sizes.items()})
+    return assemble(language_model, folder / "start", parts=parts)
+
+
+@pytest.fixture
+def shrunk(towers, model_folder, bridge_folder):
+    """A recipe of two steps with small parts, on small towers and folders."""
+
+    def shrink(name: str) -> Any:
+        config = find_recipe(name, **({"start": str(model_folder)} if name == "finetune" else {}))
+        if name in MASKS:
+            return evolve(config, {"num_steps": 2, "batch_size": 2})
+        changes: dict[str, Any] = dict(SHRUNK)
+        if name in ON_FOLDERS:
+            if name != "finetune":
+                changes["model.path"] = str(bridge_folder)
+            return evolve(config, {**changes, "num_epochs": None})
+        own, parts = "model", ["vision", "audio", "text"]
+        if name in ON_TOWERS:
+            own, parts = "model.model", ["text"]
+            given = {part: getattr(config.model, part) for part in ("vision", "audio", "text")}
+            changes |= {f"model.{p}": str(towers / p) for p in given if given[p] is not None}
+            changes["model.model.embed_dim"] = 12
+            if given["vision"] is None:
+                swin = VideoSwinConfig(
+                    image_px=32, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window=(2, 4, 4)
+                )
+                changes |= {"model.model.vision": swin, "processor.frames.image_px": 32}
+        for part in parts:
+            changes |= {f"{own}.{part}.{key}": value for key, value in PARTS.items()}
+        if name.startswith("tiny"):
+            changes["model.vision.temporal_layers"] = 0
+        if name == "small" or name in ON_TOWERS:
+            changes |= {f"{own}.text.vocab_size": 400, "processor.segment_s": 4.0}
+        return evolve(config, changes)
+
+    return shrink
+
+
+def test_every_recipe_is_swept_here():
     assert len(RECIPES) == 13
-    assert {*FRESH, *ON_TOWERS, *OTHERS} == RECIPES.keys()
+    assert {*ALL} == RECIPES.keys()
 
 
-@pytest.mark.parametrize("name", [*FRESH, *ON_TOWERS, "tmanet_world"])
-def test_a_recipe_survives_json(name):
-    config = find_recipe(name)
+@pytest.mark.parametrize("name", ALL)
+def test_a_recipe_survives_json(name, model_folder):
+    config = find_recipe(name, **({"start": str(model_folder)} if name == "finetune" else {}))
     assert from_dict(type(config), to_dict(config), trust_code=True) == config
 
 
-@pytest.mark.parametrize("name", [*FRESH, *ON_TOWERS])
-def test_a_recipe_of_two_steps_learns_from_the_world(name, world, tmp_path):
-    config: Any = find_recipe(name)
-    changes: dict[str, Any] = dict(SHRUNK)
-    if isinstance(config.model, TowersConfig):  # Towers of the hub give way to small fresh ones.
-        own = evolve(config.model.model, {"embed_dim": 12})
-        changes |= {"model": to_dict(own), "processor.frames.image_px": 32}
-        changes |= {"processor.spectrogram.hops_per_window": 64}
-        changes |= {"model.audio.hops_per_window": 64, "model.vision.image_px": 32}
-        if own.vision.kind == "video_swin":
-            changes |= {"model.vision.embed_dim": 8, "model.vision.depths": [1, 1]}
-            changes |= {"model.vision.num_heads": [1, 2]}
-    for part in ("vision", "audio", "text"):
-        if changes.get("model.vision.depths") and part == "vision":
-            continue
-        changes |= {f"model.{part}.{key}": value for key, value in PARTS.items()}
-    if name.startswith("tiny"):
-        changes["model.vision.temporal_layers"] = 0
-    if name == "small" or name not in FRESH:
-        changes |= {"model.text.vocab_size": 400, "processor.segment_s": 4.0}
+@pytest.mark.parametrize("name", ALL)
+def test_a_recipe_of_two_steps_learns_from_the_world(name, shrunk, world, tmp_path):
+    config = shrunk(name)
     records = read_manifest(world, split="train")
-    if config.mixture:
+    if getattr(config, "mixture", ()):
         records = [replace(r, id=f"{part.name}/{r.id}") for part in config.mixture for r in records]
-    run(evolve(config, changes), records, tmp_path)
+    folder = config.run(records, tmp_path)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1]
     assert all(row["grad_norm"] > 0 for row in rows)
-    if config.objectives.masked_language:
+    assert (folder / "model.safetensors").is_file()
+    if name == "valor_large":
         assert "mlm/vision" in rows[0]
+    frozen = {part for part in ("vision", "audio") if f"grad_norm/{part}" not in rows[0]}
+    assert frozen == ({"vision", "audio"} if name.startswith("from_") else set()) or name in MASKS
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_recipe_is_estimated_before_it_runs(name, shrunk, monkeypatch):
+    monkeypatch.setattr(estimating, "matrix_rate", lambda dtype: ("cpu", 1e12))
+    config = shrunk(name)
+    found = config.estimate(12) if name in MASKS else estimating.estimate(config, 12)
+    figures = (found.parameters, found.trained, found.step_flop, found.memory_bytes, found.hours)
+    assert all(0 < figure < float("inf") for figure in figures)
+    assert found.num_steps == 2
+    assert found.memory_bytes > 4 * found.parameters
+    partly = name.startswith(("from_", "bridge_captions", "bridge_instructions"))
+    assert (found.trained < found.parameters) is partly

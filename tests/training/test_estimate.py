@@ -57,6 +57,56 @@ def _linear(x, weight, bias=None, *, gelu=False):
     return torch.nn.functional.gelu(y) if gelu else y
 
 
+def test_memory_follows_how_a_step_is_computed(monkeypatch):
+    config = evolve(find_recipe("small"), {"precision": "float32"})
+    ways = {"rows": {"compute.micro_batch": 4}, "layers": {"compute.recompute_layers": True}}
+    ways["both"] = ways["rows"] | ways["layers"]
+    whole = estimate(config, 0)
+    found = {name: estimate(evolve(config, changes), 0) for name, changes in ways.items()}
+    weights = 16 * whole.parameters
+    kept = {name: one.memory_bytes - weights for name, one in found.items()}
+    assert kept["rows"] == pytest.approx((whole.memory_bytes - weights) / 16)
+    assert kept["layers"] < 0.7 * (whole.memory_bytes - weights)
+    assert kept["both"] == pytest.approx(kept["layers"] / 16)
+    # What is not kept is computed again.
+    assert found["rows"].step_flop == pytest.approx(4 / 3 * whole.step_flop)
+    assert whole.step_flop < found["layers"].step_flop < found["rows"].step_flop
+    assert estimate(evolve(config, {"optim.average": 0.9}), 0).memory_bytes == pytest.approx(
+        whole.memory_bytes + 4 * whole.parameters
+    )
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    ddp = estimate(config, 0)
+    fsdp = estimate(evolve(config, {"compute.parallel": "fsdp"}), 0)
+    assert ddp.memory_bytes - weights == pytest.approx((whole.memory_bytes - weights) / 8)
+    assert ddp.memory_bytes - weights * 7 / 8 < fsdp.memory_bytes < ddp.memory_bytes
+    assert ddp.step_flop == whole.step_flop
+    assert ddp.hours == pytest.approx(whole.hours / 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")  # Of one CPU.
+    assert estimate(config, 0).hours == pytest.approx(whole.hours)
+
+
+def test_a_tower_whose_tokens_are_kept_runs_once_for_each_recording():
+    config = evolve(small_run(), {"adapt.frozen": ["vision.", "audio."], "num_steps": 100})
+    loop, kept = estimate(config, 12), estimate(evolve(config, {"cache_frozen": True}), 12)
+    assert loop.fill_flop == 0
+    towers = loop.step_flop - kept.step_flop  # Of 6 samples at every step.
+    assert towers > 0
+    assert kept.fill_flop == pytest.approx(12 * towers / 6)
+    whole = kept.fill_flop + 100 * kept.step_flop
+    assert kept.hours == pytest.approx(whole / 0.5e12 / 3600)
+    pooled = estimate(evolve(config, {"cache_frozen": True, "cache_pool": 4}), 12)
+    assert pooled.step_flop < kept.step_flop
+    assert pooled.memory_bytes < kept.memory_bytes
+
+
+def test_updates_of_low_rank_cost_no_gradients_of_what_they_are_added_to():
+    config = small_run()
+    whole, updates = (estimate(evolve(config, {"adapt.lora_rank": rank}), 12) for rank in (0, 4))
+    assert updates.trained < 0.5 * whole.trained
+    assert 0.6 * whole.step_flop < updates.step_flop < 0.8 * whole.step_flop
+
+
 def test_frozen_weights_cost_no_gradient():
     config = small_run()
     frozen = evolve(config, {"adapt.frozen": ["vision.", "audio."]})
@@ -77,7 +127,6 @@ def test_the_command_line_estimates_and_runs_nothing(world, model_folder, tmp_pa
     assert main(words) == 0
     assert "hours at half of the 1000 GFLOP/s that cpu reaches" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
-    assert main(["train", "tmanet_world", *words[2:], "--estimate"]) == 2
 
 
 def test_an_estimate_needs_data_only_where_it_counts_epochs(model_folder, capsys):

@@ -1,11 +1,9 @@
 """Laws of what training begins with: towers from folders, and released files."""
 
-import json
 from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from safetensors.torch import load_file
 
 from valor.checkpoints.card import folder_origin, tower_origins
@@ -25,31 +23,7 @@ from valor.training.run import TrainConfig, run
 from valor.training.start import TowersConfig, begin, fill_swin
 from valor.types import Modality
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-SIZES |= {"intermediate_size": 32}
 SWIN = VideoSwinConfig(image_px=32, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window=(2, 4, 4))
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory):
-    """Tiny SigLIP and AST as `save_pretrained` leaves them, with their settings."""
-    folder = tmp_path_factory.mktemp("towers")
-    image = {**SIZES, "image_size": 32, "patch_size": 16}
-    words = {**SIZES, "vocab_size": 50, "max_position_embeddings": 20}
-    vision = hf.SiglipModel(hf.SiglipConfig(vision_config=image, text_config=words))
-    sound = {**SIZES, "num_mel_bins": 16, "max_length": 64, "patch_size": 8}
-    audio = hf.ASTModel(hf.ASTConfig(**sound, frequency_stride=8, time_stride=8))
-    for name, tower in {"vision": vision, "audio": audio}.items():
-        tower.save_pretrained(folder / name)
-    hf.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder / "audio")
-    settings = {
-        "size": {"height": 32, "width": 32},
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-    }
-    (folder / "vision/preprocessor_config.json").write_text(json.dumps(settings))
-    (folder / "vision/README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    return folder
 
 
 def recipe(folder):

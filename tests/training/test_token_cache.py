@@ -6,10 +6,16 @@ from safetensors.torch import load_file
 
 from tests.tiny import small_run
 from valor.config import evolve
+from valor.data.executors import LocalExecutor
 from valor.data.manifest import Record, read_manifest
-from valor.errors import ConfigError
+from valor.data.reading import FileSource, read_shards
+from valor.data.sharding import ShardConfig, shard
+from valor.errors import ConfigError, ManifestError
+from valor.training import token_cache
 from valor.training.monitor import read_metrics
 from valor.training.run import run
+from valor.training.token_cache import pooled
+from valor.types import EncoderOutput, Tokens
 
 FROZEN = {"adapt.frozen": ["vision.", "audio."]}
 
@@ -53,6 +59,101 @@ def test_towers_run_once(world, tmp_path, monkeypatch):
         run(evolve(config, {"seed": 1}), records, tmp_path)
 
 
+def test_a_run_on_shards_keeps_one_view(world, tmp_path):
+    config = ShardConfig(records_per_shard=5, short_side_px=64, fps=8.0)
+    shard(read_manifest(world), tmp_path / "shards", config, LocalExecutor(1))
+    records, source = read_shards(str(tmp_path / "shards"), split="train")
+    cached = evolve(small_run(), {"adapt.frozen": ["audio."], "cache_frozen": True})
+    run(cached, records, tmp_path / "part", source=source)
+    whole = evolve(cached, {**FROZEN, "reading": {"workers": 1, "worker_kind": "process"}})
+    run(whole, records, tmp_path / "whole", source=source)
+    assert values(tmp_path / "whole")[0] == pytest.approx(values(tmp_path / "part")[0], rel=1e-3)
+
+
+def test_what_cannot_be_read_is_left_out(world, tmp_path):
+    records = read_manifest(world, split="train")
+    (tmp_path / "text.mp4").write_text("no video")
+    bad = Record(id="bad", media=str(tmp_path / "text.mp4"), captions=records[0].captions)
+    config = evolve(small_run(), {**FROZEN, "cache_frozen": True})
+    run(config, [bad, *records], tmp_path / "store")
+    folder = run(
+        evolve(config, {"reading": {}}), [bad, *records], tmp_path / "files",
+        source=FileSource([bad, *records]),
+    )  # fmt: skip
+    assert values(tmp_path / "files") == pytest.approx(values(tmp_path / "store"), rel=1e-3)
+    assert "1 unreadable" in (folder / "README.md").read_text()
+    with pytest.raises(ManifestError, match="none of 1"):
+        run(evolve(config, {"reading": {}}), [bad], tmp_path / "none")
+
+
+def test_a_fill_that_was_stopped_goes_on_with_the_next_shard(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(token_cache, "_AT_ONCE", 5)
+    config = evolve(small_run(), {**FROZEN, "cache_frozen": True})
+    records = read_manifest(world, split="train")
+
+    class Counting:
+        """Media files, of which so many can be read before the run is killed."""
+
+        def __init__(self, room: int) -> None:
+            self.files, self.read, self.room = FileSource(records), [], room
+
+        def __len__(self) -> int:
+            return len(records)
+
+        def load(self, index, processor, draw):
+            if len(self.read) == self.room:
+                raise KeyboardInterrupt
+            self.read.append(index)
+            return self.files.load(index, processor, draw)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, records, tmp_path / "cut", source=Counting(8))
+    rest = Counting(100)
+    run(config, records, tmp_path / "cut", source=rest)
+    assert rest.read == [*range(5, 12), *range(12)]  # The rest of one tower, and all of the other.
+    assert len([*(tmp_path / "cut/cache").glob("*/*.npy")]) == 6
+    run(config, records, tmp_path / "whole")
+    assert values(tmp_path / "cut") == pytest.approx(values(tmp_path / "whole"), rel=1e-3)
+
+
+def test_pooled_tokens_are_means_of_valid_neighbours_of_one_position():
+    features = torch.arange(10.0).view(1, 10, 1)
+    valid = torch.ones(1, 10, dtype=torch.bool)
+    valid[0, 8:] = False
+    summary = Tokens(features=torch.zeros(1, 2, 1), valid=torch.ones(1, 2, dtype=torch.bool))
+    output = EncoderOutput(tokens=Tokens(features=features, valid=valid), summary=summary)
+    found = pooled(output, 2)
+    assert found.features[0, :, 0].tolist() == [0.5, 2.5, 4.0, 5.5, 7.0, 0.0]
+    assert found.valid[0].tolist() == [True] * 5 + [False]
+
+
+def test_pooling_keeps_fewer_tokens_and_trains(world, tmp_path):
+    records = read_manifest(world, split="train")
+    config = evolve(small_run(), {**FROZEN, "cache_frozen": True})
+    sizes = []
+    for pool in (1, 4):
+        run(evolve(config, {"cache_pool": pool}), records, tmp_path / str(pool))
+        (path,) = (tmp_path / str(pool)).glob("cache/vision-*/00000.npy")
+        sizes.append(path.stat().st_size)
+    assert sizes[1] < 0.4 * sizes[0]
+    unpooled, pooled_run = (read_metrics(tmp_path / name / "metrics.jsonl") for name in "14")
+    # Summaries are as they were, so that contrasts begin alike; the decoder sees other tokens.
+    key = "align/audiovisual"
+    assert pooled_run[0][key] == pytest.approx(unpooled[0][key], rel=1e-6)
+    assert pooled_run[0]["caption/vision"] != unpooled[0]["caption/vision"]
+
+
+def test_a_frozen_tower_is_kept_while_another_learns_by_updates(world, tmp_path):
+    changes = {"adapt.frozen": ["vision."], "adapt.lora_rank": 2, "adapt.lora": ["decoder."]}
+    config = evolve(small_run(), {**changes, "optim.learning_rate": 1e-3})
+    records = read_manifest(world, split="train")
+    run(config, records, tmp_path / "loop")
+    run(evolve(config, {"cache_frozen": True}), records, tmp_path / "cached")
+    assert values(tmp_path / "cached") == pytest.approx(values(tmp_path / "loop"), rel=1e-3)
+    assert [path.name[:7] for path in (tmp_path / "cached/cache").glob("*-*")] == ["vision-"]
+
+
 def test_a_tower_that_learns_and_changing_samples_are_refused(world, tmp_path):
     config = evolve(small_run(), {"cache_frozen": True})
     records = read_manifest(world, split="train")
@@ -60,5 +161,7 @@ def test_a_tower_that_learns_and_changing_samples_are_refused(world, tmp_path):
         run(config, records, tmp_path / "a")
     with pytest.raises(ConfigError, match="max_shift_px"):
         run(evolve(config, {**FROZEN, "processor.frames.max_shift_px": 2}), records, tmp_path / "b")
-    with pytest.raises(ConfigError, match="reading"):
-        run(evolve(config, {**FROZEN, "reading": {}}), records, tmp_path / "c")
+    with pytest.raises(ConfigError, match="augment"):
+        evolve(config, {**FROZEN, "reading": {"augment": {}}})
+    with pytest.raises(ConfigError, match="cache_pool"):
+        evolve(small_run(), {"cache_pool": 2})

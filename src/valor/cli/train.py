@@ -139,16 +139,24 @@ def _estimate(config: Any, num_records: int, *, as_json: bool) -> int:
     from valor.training.estimate import estimate
     from valor.training.run import TrainConfig
 
-    if not isinstance(config, TrainConfig):
-        raise UsageError(f"--estimate counts runs of TrainConfig, not of {type(config).__name__}")
-    found = estimate(config, num_records)
+    if isinstance(config, TrainConfig):
+        found = estimate(config, num_records)
+    elif hasattr(config, "estimate"):
+        found = config.estimate(num_records)
+    else:
+        name = type(config).__name__
+        raise UsageError(f"--estimate counts runs of TrainConfig; {name} has no method `estimate`")
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     if as_json:
         print(json.dumps(asdict(found)))
         return 0
+    once = f", and {found.fill_flop / 1e12:.3g} TFLOP once" if found.fill_flop else ""
+    each = f" in each of {found.num_processes} processes" if found.num_processes > 1 else ""
     print(
         f"parameters   {found.parameters / 1e6:.1f} M, {found.trained / 1e6:.1f} M trained\n"
-        f"operations   {found.step_flop / 1e12:.3g} TFLOP a step, {found.num_steps} steps\n"
-        f"memory       {found.memory_bytes / 2**30:.1f} GiB\n"
+        f"operations   {found.step_flop / 1e12:.3g} TFLOP a step, {found.num_steps} steps{once}\n"
+        f"memory       {found.memory_bytes / 2**30:.1f} GiB{each}\n"
         f"time         {found.hours:.3g} hours at half of the {found.matrix_rate / 1e9:.0f} GFLOP/s"
         f" that {found.device} reaches, reading of media not included"
     )

@@ -82,7 +82,7 @@ def load_store(
     Returns:
         The store; its `bad` lists what could not be read.
     """
-    listing = [(r.id, r.media, r.start_s, r.end_s, _change_stamp(r.media)) for r in records]
+    listing = [(r.id, r.media, r.start_s, r.end_s, change_stamp(r.media)) for r in records]
     key = f"{fingerprint(processor.config)} {json.dumps(listing)}"
     cache = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
     if not (cache / "rows.json").is_file():
@@ -104,7 +104,8 @@ def load_store(
     )
 
 
-def _change_stamp(media: str) -> tuple[int, int]:
+def change_stamp(media: str) -> tuple[int, int]:
+    """Size and time of the last change of a file; zeros for what is no local file."""
     try:
         status = Path(media).stat()
     except OSError:

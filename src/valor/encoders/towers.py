@@ -105,15 +105,16 @@ class TransformersTower(nn.Module):
 
     def __init__(self, config: TowerConfig, model: nn.Module | None = None) -> None:
         super().__init__()
-        self.frozen = config.frozen
         self.model = model if model is not None else used_part(build_model(config.architecture))
-        if self.frozen:
+        self.trainable = [name for name, p in self.named_parameters() if p.requires_grad]
+        """Names of what training may change at all, which is nothing while the tower is frozen."""
+        if config.frozen:
             self.requires_grad_(requires_grad=False)
         self.train()
 
     def train(self, mode: bool = True) -> "TransformersTower":
         """Set the mode; a frozen tower stays in evaluation mode."""
-        return super().train(mode and not self.frozen)
+        return super().train(mode and any(p.requires_grad for p in self.parameters()))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TransformersTower":
         """Move and convert, but keep buffers as exact as they are: rotary frequencies must be."""

@@ -127,7 +127,8 @@ class Bridge(nn.Module):
         for name, encoder in (("vision", self.vision), ("audio", self.audio)):
             if getattr(config, name).kind != "tower":
                 encoder.apply(initialise)
-        scale = float(self.decoder.language_model.get_input_embeddings().weight.std())
+        words = self.decoder.language_model.get_input_embeddings().weight
+        scale = 1.0 if words.is_meta else float(words.std())
         width, order = config.language_model.dim, config.frame_order
         self.resamplers = nn.ModuleDict(
             {
@@ -143,7 +144,7 @@ class Bridge(nn.Module):
 
     def encode_media(self, batch: Batch) -> dict[Modality, EncoderOutput]:
         """Encode every frame and audio window that is there, each by itself."""
-        outputs = {}
+        outputs = dict(batch.encoded or {})
         if batch.pixels is not None and batch.frame_valid is not None:
             num = self.config.vision.frames_per_patch
             outputs[Modality.VISION] = _encode_each(
@@ -237,11 +238,12 @@ class Resampler(nn.Module):
             x, valid = _mean(x, valid), valid.any(dim=1, keepdim=True)
         seen = valid.flatten(1)
         present = seen.any(dim=1, keepdim=True)
+        # A row without anything sees its padding, so that no softmax is empty.
+        allowed = seen | ~present
         queries = self.qformer(
             query_embeds=self.queries.expand(len(x), -1, -1),
             encoder_hidden_states=x.flatten(1, 2),
-            # A row without anything sees its padding, so that no softmax is empty.
-            encoder_attention_mask=(seen | ~present).long(),
+            encoder_attention_mask=None if bool(allowed.all()) else allowed.long(),
         ).last_hidden_state
         features = self.projection(queries.to(x.dtype))
         return Tokens(features=features, valid=present.expand(-1, len(self.queries)))

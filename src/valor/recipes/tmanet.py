@@ -29,6 +29,7 @@ from valor.models.temporal_memory import (
 from valor.objectives.masks import MaskObjectiveConfig, segment
 from valor.processes import num_started
 from valor.processing.sequences import SequenceConfig, normalised
+from valor.training.estimate import Estimate, estimate_of
 from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent
 from valor.training.optim import OptimConfig
@@ -102,6 +103,20 @@ class MaskTrainConfig:
         )
         save_mask_model(out / "model", self.model, self.sequence, weights, card=card)
         return out / "model"
+
+    def estimate(self, num_records: int) -> Estimate:
+        """Count what the run will take, without memory for its weights.
+
+        Args:
+            num_records: Of its data; the length of the run does not depend on it.
+
+        Returns:
+            The estimate.
+        """
+        px, num = self.sequence.short_side_px, self.model.head.num_slots + 1
+        with torch.device("meta"):
+            model, frames = TemporalMemory(self.model), torch.empty(1, num, 3, px, px)
+        return estimate_of(model, frames, batch_size=self.batch_size, num_steps=self.num_steps)
 
 
 def tmanet_world() -> MaskTrainConfig:

@@ -12,20 +12,40 @@ from torch import Tensor, nn
 
 from valor.checkpoints.folder import weights_of
 from valor.config import configclass
+from valor.encoders.towers import TransformersTower
 from valor.errors import ConfigError
+
+_TOWERS = ("vision.", "audio.", "text.", "decoder.")
 
 
 @configclass
 class AdaptConfig:
-    """What of a model is trained; everything that can be, by default."""
+    """What is trained of each part of a model: all, low-rank updates, or nothing.
+
+    Parts are given by the beginnings of the names of their weights, such as `vision.`.
+    """
 
     frozen: tuple[str, ...] = ()
-    """Beginnings of the names of weights that stay as they are, such as `vision.`."""
+    """Parts that stay as they are, whatever else is said of them."""
+    trained: tuple[str, ...] = ()
+    """Parts that learn although their towers came frozen, as those of `from_siglip2_clap` do."""
     lora_rank: int = 0
     """Width of the low-rank updates; 0 for none."""
+    lora: tuple[str, ...] = ()
+    """Parts of which low-rank updates learn and nothing else, also of towers that came frozen; ()
+    for all encoders and the decoder, less what is `frozen`. Parts beside these learn in full."""
     lora_scale: float = 2.0
-    lora_layers: tuple[str, ...] = ("q_proj", "v_proj")
-    """Last parts of the names of the linear layers that are adapted, frozen or not."""
+    lora_layers: tuple[str, ...] = (
+        *("query", "key_value", "query_key_value"),
+        *("q_proj", "v_proj", "value", "Wqkv"),
+    )
+    """Last parts of the names of the linear layers that have updates: those of our encoders, and of
+    the towers of the transformers library."""
+
+    def __post_init__(self) -> None:
+        """Reject updates without a width."""
+        if self.lora_rank < 0 or (self.lora and not self.lora_rank):
+            raise ValueError(f"lora_rank={self.lora_rank} must be at least 1 for low-rank updates")
 
 
 class LowRank(nn.Module):
@@ -60,26 +80,68 @@ def adapt(model: nn.Module, config: AdaptConfig) -> None:
     Raises:
         ConfigError: If a name fits nothing, or nothing is left to train.
     """
-    for beginning in config.frozen:
-        fitting = [p for name, p in model.named_parameters() if name.startswith(beginning)]
-        if not fitting:
-            raise ConfigError(f"adapt.frozen: no weight's name begins with {beginning!r}")
-        for parameter in fitting:
-            parameter.requires_grad = False
+    for beginning in config.trained:
+        _fitting(model, beginning, "trained")
+        for name, tower in model.named_modules():
+            if isinstance(tower, TransformersTower):
+                for own in tower.trainable:
+                    if f"{name}.{own}".startswith(beginning):
+                        tower.get_parameter(own).requires_grad = True
     if config.lora_rank:
-        chosen = [
-            (name, module)
-            for name, module in model.named_modules()
-            if name.rpartition(".")[2] in config.lora_layers and isinstance(module, nn.Linear)
-        ]
-        if not chosen:
-            raise ConfigError(f"adapt.lora_layers: no linear layer is named {config.lora_layers}")
-        for name, module in chosen:
-            parent, _, last = name.rpartition(".")
-            adapted = LowRank(module, config.lora_rank, config.lora_scale)
-            setattr(model.get_submodule(parent), last, adapted)
+        _put_updates(model, config)
+    for beginning in config.frozen:
+        for parameter in _fitting(model, beginning, "frozen"):
+            parameter.requires_grad = False
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("adapt: nothing is left to train")
+    for module in list(model.modules()):
+        _hold_still(module)
+
+
+def _fitting(model: nn.Module, beginning: str, field: str) -> list[nn.Parameter]:
+    found = [p for name, p in model.named_parameters() if name.startswith(beginning)]
+    if not found:
+        raise ConfigError(f"adapt.{field}: no weight's name begins with {beginning!r}")
+    return found
+
+
+def _put_updates(model: nn.Module, config: AdaptConfig) -> None:
+    """Freeze the parts that learn by updates, and put these in the places of their layers."""
+    chosen: dict[str, nn.Linear] = {}
+    for beginning in config.lora or (_TOWERS,):
+        found = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear)
+            and f"{name}.".startswith(beginning)
+            and not f"{name}.".startswith(config.frozen)
+        }
+        fitting = {n: m for n, m in found.items() if n.rpartition(".")[2] in config.lora_layers}
+        if not fitting:
+            there = ", ".join(sorted({name.rpartition(".")[2] for name in found})) or "none"
+            raise ConfigError(
+                f"adapt.lora: no linear layer of {beginning!r} that is not frozen is one of "
+                f"adapt.lora_layers, {', '.join(config.lora_layers)}; there is {there}"
+            )
+        chosen |= fitting
+        for name, parameter in model.named_parameters():
+            if name.startswith(beginning):
+                parameter.requires_grad = False
+    for name, module in chosen.items():
+        parent, _, last = name.rpartition(".")
+        adapted = LowRank(module, config.lora_rank, config.lora_scale)
+        setattr(model.get_submodule(parent), last, adapted)
+
+
+def _hold_still(module: nn.Module) -> None:
+    """Keep a module whose weights all stay as they are in evaluation mode, whatever is asked for.
+
+    Its dropout would change what it gives, and its statistics would go on.
+    """
+    weights = list(module.parameters())
+    if weights and not any(parameter.requires_grad for parameter in weights):
+        module.train = lambda mode=True: nn.Module.train(module, mode=False)
+        module.eval()
 
 
 def merged(model: nn.Module, masters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -97,7 +159,7 @@ def merged(model: nn.Module, masters: Mapping[str, Tensor]) -> dict[str, Tensor]
         if isinstance(module, LowRank):
             up, down = weights.pop(f"{name}.up"), weights.pop(f"{name}.down")
             base = weights.pop(f"{name}.base.weight")
-            weights[f"{name}.weight"] = base + module.scale * (up @ down).to(base.dtype)
+            weights[f"{name}.weight"] = base + module.scale * (up @ down).to(base)
             if module.base.bias is not None:
                 weights[f"{name}.bias"] = weights.pop(f"{name}.base.bias")
     return {name: weight.detach() for name, weight in weights.items()}

@@ -49,6 +49,9 @@ from valor.training.step import (
 from valor.training.token_cache import TokenStore, load_tokens
 from valor.types import MEDIA_GROUPS
 
+_Read = SampleStore | TokenStore
+"""Sources that have found out what can be read."""
+
 
 @configclass
 class TrainConfig:
@@ -76,7 +79,11 @@ class TrainConfig:
     max_skipped: int = 10
     """The run ends after so many steps in a row whose loss or gradient is not finite."""
     cache_frozen: bool = False
-    """Run towers that are frozen once, and keep their tokens in the run folder in float16."""
+    """Run towers that are frozen once, on each sample as inference sees it, and keep their tokens
+    in the run folder in float16."""
+    cache_pool: int = 1
+    """Neighbouring tokens of a frame or window that are kept as one, their mean: so many times less
+    disk for what the decoder sees. With 1, training is what it would be without the cache."""
     probe: ProbeConfig = ProbeConfig()
     """Looks at held-out records, and early stopping."""
     reading: ReadingConfig | None = None
@@ -90,6 +97,10 @@ class TrainConfig:
             raise ValueError(
                 "batch_size, num_steps, num_epochs, save_every and max_skipped must be at least 1"
             )
+        if self.cache_pool < 1 or (self.cache_pool > 1 and not self.cache_frozen):
+            raise ValueError(f"cache_pool={self.cache_pool} must be 1, or more with cache_frozen")
+        if self.cache_frozen and self.reading and self.reading.augment:
+            raise ValueError("cache_frozen needs one view of a sample; set reading.augment to null")
         if not isinstance(self.model, FolderConfig | TowersConfig):
             self.model.check(self.processor)
 
@@ -169,10 +180,9 @@ def _run(
         exact = {name: p.detach() for name, p in model.named_parameters()}
         model.to(device(), training_dtype(config.precision))
         frozen = {n: exact.pop(n) for n, p in model.named_parameters() if not p.requires_grad}
-        tokens = None
         if config.cache_frozen:
-            told = partial(report, "encode")
-            tokens = load_tokens(model, source, processor, out / "cache", progress=told)
+            told, cache, pool = partial(report, "encode"), out / "cache", config.cache_pool
+            source = load_tokens(model, source, records, processor, cache, pool=pool, progress=told)
     parts = _parts(config, records, source)
     special = processor.tokenizer.special
     own = config.objectives.self_critical
@@ -202,7 +212,7 @@ def _run(
         save_every=config.save_every,
         seed=config.seed,
         max_skipped=config.max_skipped,
-        losses=lambda first: _losses(config, shared, processor, parts, first, tokens),
+        losses=lambda first: _losses(config, shared, processor, parts, first, source),
         probe=Probe(config.probe, lambda found: look(whole(found)), partial(keep, "best")),
     )
     keep("model", fit(task, out, report=report))
@@ -284,7 +294,7 @@ def _losses(
     processor: Processor,
     parts: list[Source],
     first: int,
-    tokens: TokenStore | None,
+    whole: Source,
 ) -> Losses:
     """Read this process's rows of each step, draw their texts, and compute the objectives."""
     mixture = Mixture(
@@ -318,8 +328,8 @@ def _losses(
                     step=loaded.step,
                     groups=groups[loaded.source],
                 )
-                if tokens is not None:
-                    tokens.put(batch)
+                if isinstance(whole, TokenStore):
+                    whole.put(batch)
                 terms = found_terms(shared(placed(batch, device(), dtype)))
             if not terms:
                 come_to_rest(shared)
@@ -338,7 +348,7 @@ def _parts(config: TrainConfig, records: Sequence[Record], source: Source) -> li
     """What each step sees one of."""
     if not config.mixture:
         return [source]
-    readable = source.records if isinstance(source, SampleStore) else records
+    readable = source.records if isinstance(source, _Read) else records
     rows = rows_of_parts([record.id for record in readable], config.mixture)
     return [PartSource(source, own.tolist()) for own in rows]
 
@@ -361,7 +371,7 @@ def _card(config: TrainConfig, model: Any, source: Source) -> str:
     if isinstance(start, TowersConfig) and (start.vision or "").endswith(".pth"):
         file = Path(start.vision or "").name
         origins = [Origin(part="vision", source=file, licence="unknown"), *origins]
-    unreadable = f" ({len(source.bad)} unreadable)" if isinstance(source, SampleStore) else ""
+    unreadable = f" ({len(source.bad)} unreadable)" if isinstance(source, _Read) else ""
     text = (
         f"Trained for {config.num_steps} steps of {config.batch_size} on {len(source)} "
         f"recordings{unreadable}."

@@ -1,173 +1,318 @@
 """Frozen towers run once: their tokens are kept on disk in float16 and read at every step.
 
-A cache belongs to the weights of a tower, the samples and their order; others make a new one.
+A cache belongs to the weights of a tower, its preprocessing, and the records in their order; others
+make a new one. It consists of shards of bounded size. Each is followed by a list of what its rows
+have, which says that it is whole, so that a fill that was stopped goes on with the next one.
 """
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from valor.config import fingerprint
-from valor.data.collate import collate_media, placed
+from valor.data.collate import collate_media, placed, restricted
+from valor.data.manifest import Record
 from valor.data.reading import Source
-from valor.data.samples import SampleStore
-from valor.errors import ConfigError
-from valor.models.valor import Valor
-from valor.processing.processor import Processor
+from valor.data.samples import SampleStore, change_stamp
+from valor.errors import ConfigError, ManifestError, MediaError
+from valor.processing.processor import Processor, ProcessorConfig
+from valor.data.storage import write_whole
 from valor.types import AUDIOVISUAL, Batch, EncoderOutput, Modality, Sample, Tokens
 
 _AT_ONCE = 16
-_PARTS = ("tokens", "tokens_valid", "summary", "summary_valid")
+_SHARD_BYTES = 2**30
+_STAND_INS: dict[Modality, np.ndarray] = {
+    Modality.VISION: np.zeros((1, 3, 1, 1), np.uint8),
+    Modality.AUDIO: np.zeros((1, 1, 1), np.float16),
+}
+"""What a batch holds, until `TokenStore.put`, of media that no tower will see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenStore:
-    """What frozen towers gave, row for row of the samples."""
+class TokenShards:
+    """The tokens of one tower, row by row."""
 
+    folder: Path
+    rows_per_shard: int
+    found: list[bool | str]
+    """Of each row, whether it has the modality, or why it could not be read."""
+
+    def read(self, rows: Sequence[int]) -> EncoderOutput:
+        """What the tower gave for some rows."""
+        places = [divmod(row, self.rows_per_shard) for row in rows]
+        picked = [_opened(self.folder / f"{shard:05d}.npy")[row] for shard, row in places]
+
+        def part(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([row[name] for row in picked]))
+
+        return EncoderOutput(
+            tokens=Tokens(features=part("tokens"), valid=part("tokens_valid")),
+            summary=Tokens(features=part("summary"), valid=part("summary_valid")),
+        )
+
+
+@cache
+def _opened(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r")
+
+
+@dataclass(slots=True, kw_only=True)
+class TokenStore:
+    """Samples whose frozen towers have run: a `Source` of the rows that can be read."""
+
+    records: list[Record]
+    bad: dict[str, str]
+    """Reason by id of every record that could not be read."""
+    source: Source
+    """Of what the towers that learn see."""
+    towers: dict[Modality, TokenShards]
     rows: dict[str, int]
-    """By the id of a record."""
-    arrays: dict[Modality, list[Shaped[np.ndarray, "records *sizes"]]]
-    """Features `[records, tokens, dim]` and mask `[records, tokens]`, and the summaries' own."""
+    """Of the source and the shards, by the id of a record."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def load(self, index: int, processor: Processor, draw: object) -> tuple[Record, Sample]:
+        """A record and its sample, the same at every step, with stand-ins for what is kept."""
+        record = self.records[index]
+        row, sample = self.rows[record.id], Sample(id=record.id, pixels=None, spectrograms=None)
+        if self.towers.keys() != set(AUDIOVISUAL):
+            _, sample = self.source.load(row, processor, None)
+        media = {Modality.VISION: sample.pixels, Modality.AUDIO: sample.spectrograms}
+        for modality, tower in self.towers.items():
+            media[modality] = _STAND_INS[modality] if tower.found[row] else None
+        vision, audio = media[Modality.VISION], media[Modality.AUDIO]
+        return record, Sample(id=record.id, pixels=vision, spectrograms=audio)
 
     def put(self, batch: Batch) -> None:
         """Give a batch the towers' outputs in the place of their inputs; it is changed in place."""
-        index = [self.rows[id] for id in batch.ids]
-        batch.encoded = {}
+        rows = [self.rows[id] for id in batch.ids]
         inputs = {Modality.VISION: batch.pixels, Modality.AUDIO: batch.spectrograms}
-        for modality, arrays in self.arrays.items():
-            if inputs[modality] is None:  # No row has it, or none is to learn from it.
-                continue
-            found = [torch.from_numpy(np.asarray(array[index])) for array in arrays]
-            batch.encoded[modality] = EncoderOutput(
-                tokens=Tokens(features=found[0], valid=found[1]),
-                summary=Tokens(features=found[2], valid=found[3]),
-            )
-        if Modality.VISION in self.arrays:
+        batch.encoded = {
+            modality: tower.read(rows)
+            for modality, tower in self.towers.items()
+            if inputs[modality] is not None  # Else no row has it, or none is to learn from it.
+        }
+        if Modality.VISION in self.towers:
             batch.pixels = batch.frame_valid = None
-        if Modality.AUDIO in self.arrays:
+        if Modality.AUDIO in self.towers:
             batch.spectrograms = batch.window_valid = None
 
 
 def load_tokens(
-    model: Valor,
+    model: Any,
     source: Source,
+    records: Sequence[Record],
     processor: Processor,
     folder: Path,
     *,
+    pool: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TokenStore:
     """Return the tokens of all samples from the towers that are frozen, made only the first time.
 
     Args:
         model: With at least one frozen tower.
-        source: The samples.
-        processor: Stacks them.
+        source: The samples, of which the towers see what inference would see.
+        records: Row for row of the source, unless it has found out what can be read.
+        processor: Stacks samples.
         folder: Holds caches; made if needed.
+        pool: How many neighbouring tokens of a frame or window are averaged.
         progress: Told how many samples of how many are done.
 
     Returns:
-        The tokens of the frozen towers.
+        What can be read, with the tokens of the frozen towers.
 
     Raises:
-        ConfigError: If no tower is frozen, or samples change from step to step.
+        ConfigError: If no tower is frozen, or frames are shifted at every step.
+        ManifestError: If nothing can be read.
     """
-    if not isinstance(source, SampleStore):
-        raise ConfigError("cache_frozen: samples must be the same at every step; no `reading`")
-    frozen = [modality for modality in AUDIOVISUAL if _is_frozen(model, modality)]
+    frozen = [modality for modality in AUDIOVISUAL if is_frozen(model, modality)]
     if not frozen:
         raise ConfigError("cache_frozen: neither the vision nor the audio tower is frozen")
     if processor.config.frames.max_shift_px:
         raise ConfigError("cache_frozen: frames.max_shift_px must be 0, for one view of a sample")
-    arrays: dict[Modality, list[np.ndarray]] = {}
+    bad: dict[str, str] = {}
+    if isinstance(source, SampleStore):
+        records, bad = source.records, source.bad
+    towers = {}
     for modality in frozen:
-        cache = folder / f"{modality.label}-{_key(model, modality, source, processor)}"
-        if not cache.is_dir():
-            partial = cache.with_name(f"{cache.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            _fill(partial, model, modality, source, processor, progress)
-            partial.rename(cache)
-        arrays[modality] = [np.load(cache / f"{part}.npy", mmap_mode="r") for part in _PARTS]
-    rows = {record.id: row for row, record in enumerate(source.records)}
-    return TokenStore(rows=rows, arrays=arrays)
+        tower = _Tower(model, modality, processor, pool)
+        own = folder / f"{modality.label}-{_key(tower, records)}"
+        towers[modality] = _filled(own, tower, source, len(records), progress)
+    reasons = {
+        record.id: reason
+        for tower in towers.values()
+        for record, reason in zip(records, tower.found, strict=True)
+        if isinstance(reason, str)
+    }
+    if len(reasons) == len(records):
+        several = ", ".join(sorted(set(reasons.values())))
+        raise ManifestError(f"cache_frozen: none of {len(records)} can be read ({several})")
+    return TokenStore(
+        records=[record for record in records if record.id not in reasons],
+        bad=bad | reasons,
+        source=source,
+        towers=towers,
+        rows={record.id: row for row, record in enumerate(records)},
+    )
 
 
-def _is_frozen(model: Valor, modality: Modality) -> bool:
+def is_frozen(model: Any, modality: Modality) -> bool:
+    """Whether nothing of a modality's tower learns."""
     return not any(p.requires_grad for p in getattr(model, modality.label).parameters())
 
 
-def _key(model: Valor, modality: Modality, source: SampleStore, processor: Processor) -> str:
-    """First 16 hex digits of the SHA-256 of weights, preprocessing and samples."""
-    listing = [(r.id, r.media, r.start_s, r.end_s) for r in source.records]
-    digest = hashlib.sha256(f"{fingerprint(processor.config)} {json.dumps(listing)}".encode())
-    for name, weight in getattr(model, modality.label).named_parameters():
+@dataclass(frozen=True, slots=True)
+class _Tower:
+    """What makes the tokens of one modality."""
+
+    model: Any
+    modality: Modality
+    processor: Processor
+    pool: int
+
+    def encode(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+        """Run the tower; returns tokens and summaries with their masks."""
+        where = next(self.model.parameters())
+        own = [restricted(sample, self.modality) for sample in samples]
+        batch = placed(collate_media(own, self.processor), where.device, where.dtype)
+        output = self.model.encode_media(batch)[self.modality]
+        tokens, summary = pooled(output, self.pool), output.summary
+        found = {
+            "tokens": tokens.features.float(),
+            "tokens_valid": tokens.valid,
+            "summary": summary.features.float(),
+            "summary_valid": summary.valid,
+        }
+        return {name: x.cpu().numpy() for name, x in found.items()}
+
+    def row_type(self) -> np.dtype:
+        """Of one row of a shard, as long as any sample can make it."""
+        whole = self.encode([_longest(self.processor.config)])
+        return np.dtype(
+            [
+                (name, np.bool_ if x.dtype == np.bool_ else np.float16, x.shape[1:])
+                for name, x in whole.items()
+            ]
+        )
+
+
+def pooled(output: EncoderOutput, num: int) -> Tokens:
+    """Average neighbouring tokens of the same frame or window, as far as they are valid.
+
+    Args:
+        output: Tokens position by position, equally many of each.
+        num: How many become one; the last of a position may be of fewer.
+
+    Returns:
+        The tokens; one is valid if any of those that it is made of is.
+    """
+    positions = output.summary.valid.shape[1]
+
+    def grouped(x: Tensor) -> Tensor:
+        apart = x.unflatten(1, (positions, -1))
+        room = apart.new_zeros(*apart.shape[:2], -apart.shape[2] % num, *apart.shape[3:])
+        return torch.cat([apart, room], dim=2).unflatten(2, (-1, num)).flatten(1, 2)
+
+    if num == 1:
+        return output.tokens
+    features: Float[Tensor, "batch groups num dim"] = grouped(output.tokens.features)
+    valid: Bool[Tensor, "batch groups num"] = grouped(output.tokens.valid)
+    total = features.masked_fill(~valid[..., None], 0.0).sum(dim=2)
+    mean = total / valid.sum(dim=2).clamp(min=1)[..., None]
+    return Tokens(features=mean, valid=valid.any(dim=2))
+
+
+def _longest(config: ProcessorConfig) -> Sample:
+    """A sample with as many frames and windows as any has."""
+    frames, sound = config.frames, config.spectrogram
+    num = frames.num_bursts * frames.frames_per_burst
+    windows = (sound.num_windows, sound.num_mels, sound.hops_per_window)
+    return Sample(
+        id="",
+        pixels=np.zeros((num, 3, frames.image_px, frames.image_px), np.uint8),
+        spectrograms=np.zeros(windows, np.float16),
+    )
+
+
+def _key(tower: _Tower, records: Sequence[Record]) -> str:
+    """First 16 hex digits of the SHA-256 of all that the tokens depend on."""
+    label = tower.modality.label
+    parts = [
+        fingerprint(tower.processor.config),
+        fingerprint(getattr(tower.model.config, label)),
+        str(tower.pool),
+        json.dumps([(r.id, r.media, r.start_s, r.end_s, change_stamp(r.media)) for r in records]),
+    ]
+    digest = hashlib.sha256(" ".join(parts).encode())
+    for name, weight in getattr(tower.model, label).state_dict().items():
         digest.update(name.encode())
-        digest.update(weight.detach().float().cpu().numpy().tobytes())
+        digest.update(weight.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
-def _fill(
+def _filled(
     folder: Path,
-    model: Valor,
-    modality: Modality,
-    source: SampleStore,
-    processor: Processor,
+    tower: _Tower,
+    source: Source,
+    num_rows: int,
     progress: Callable[[int, int], None],
-) -> None:
-    """Run a tower over all samples; rows without the modality stay invalid."""
-    was_training = model.training
-    model.eval()
-    whole = _parts(_encode(model, modality, [_full_sample(source, modality)], processor))
-    kinds = (np.float16, np.bool_, np.float16, np.bool_)
-    arrays = [
-        np.lib.format.open_memmap(folder / f"{part}.npy", "w+", kind, (len(source), *x.shape[1:]))
-        for part, kind, x in zip(_PARTS, kinds, whole, strict=True)
-    ]
-    for first in range(0, len(source), _AT_ONCE):
-        rows = [
-            row
-            for row in range(first, min(first + _AT_ONCE, len(source)))
-            if modality in source[row].available
-        ]
-        if rows:
-            samples = [source[row] for row in rows]
-            output = _encode(model, modality, samples, processor)
-            for array, x in zip(arrays, _parts(output), strict=True):
-                array[rows, : x.shape[1]] = x
-        progress(min(first + _AT_ONCE, len(source)), len(source))
-    for array in arrays:
-        array.flush()
-    model.train(was_training)
+) -> TokenShards:
+    """Run a tower over the rows of all shards that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    was_training = tower.model.training
+    tower.model.eval()
+    known = (folder / "00000.json").is_file()
+    kind = _opened(folder / "00000.npy").dtype if known else tower.row_type()
+    size = max(_AT_ONCE, _SHARD_BYTES // kind.itemsize)
+    found: list[bool | str] = []
+    for shard, first in enumerate(range(0, num_rows, size)):
+        path = folder / f"{shard:05d}.npy"
+        listing = path.with_suffix(".json")
+        if not listing.is_file():
+            rows = range(first, min(first + size, num_rows))
+            array = np.lib.format.open_memmap(path, "w+", kind, (len(rows),))
+            own = _fill(array, tower, source, rows, lambda done: progress(done, num_rows))
+            array.flush()
+            write_whole(listing, json.dumps(own))
+        found += json.loads(listing.read_text("utf-8"))
+    tower.model.train(was_training)
+    return TokenShards(folder=folder, rows_per_shard=size, found=found)
 
 
-def _full_sample(source: SampleStore, modality: Modality) -> Sample:
-    """As long as any sample can be."""
-    stored = source.pixels if modality is Modality.VISION else source.spectrograms
-    empty = np.zeros(stored.shape[1:], stored.dtype)
-    seen = modality is Modality.VISION
-    return Sample(id="", pixels=empty if seen else None, spectrograms=None if seen else empty)
-
-
-def _encode(
-    model: Valor, modality: Modality, samples: list[Sample], processor: Processor
-) -> EncoderOutput:
-    where = model.log_scale
-    batch = placed(collate_media(samples, processor), where.device, where.dtype)
-    if modality is Modality.VISION:
-        batch.spectrograms = None
-    else:
-        batch.pixels = None
-    return model.encode_media(batch)[modality]
-
-
-def _parts(output: EncoderOutput) -> list[np.ndarray]:
-    parts = (output.tokens, output.summary)
-    return [x.cpu().numpy() for part in parts for x in (part.features.float(), part.valid)]
+def _fill(
+    array: np.ndarray,
+    tower: _Tower,
+    source: Source,
+    rows: range,
+    progress: Callable[[int], None],
+) -> list[bool | str]:
+    """Run a tower over the rows of one shard; those without the modality stay invalid."""
+    found: list[bool | str] = []
+    for first in range(0, len(rows), _AT_ONCE):
+        samples: dict[int, Sample] = {}
+        for place, row in enumerate(rows[first : first + _AT_ONCE], start=first):
+            try:
+                _, sample = source.load(row, tower.processor, None)
+            except MediaError as error:
+                found.append(error.reason)
+                continue
+            found.append(tower.modality in sample.available)
+            if found[-1]:
+                samples[place] = sample
+        if samples:
+            for name, x in tower.encode(list(samples.values())).items():
+                array[name][list(samples), : x.shape[1]] = x
+        progress(rows[first] + len(rows[first : first + _AT_ONCE]))
+    return found
