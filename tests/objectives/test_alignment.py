@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.tiny import SPECIAL, tiny_batch, tiny_model
+from valor.objectives import alignment
 from valor.objectives.alignment import (
     AlignmentConfig,
     contrastive_loss,
@@ -102,6 +106,50 @@ def test_sigmoid_equals_a_numpy_reference():
     sign = np.where(positive.numpy(), 1, -1)
     each = np.log1p(np.exp(-sign * (scores.numpy() * np.exp(1.3) - 2.0)))
     np.testing.assert_allclose(loss.item(), each.sum() / 5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("some", "others"), [(1, 1), (1, 2), (2, 1)])
+def test_volumes_in_blocks_are_those_of_whole_gram_matrices(monkeypatch, some, others):
+    monkeypatch.setattr(alignment, "_BLOCK_ROWS", 2)
+    torch.manual_seed(0)
+    vectors = [torch.randn(5, some, 8), torch.randn(6, others, 8)]
+    sides = [F.normalize(x, dim=-1).requires_grad_() for x in vectors]
+    whole = torch.cat([
+        sides[0][:, None].expand(-1, 6, -1, -1), sides[1][None].expand(5, -1, -1, -1)
+    ], dim=2)  # fmt: skip
+    wanted, found = torch.linalg.det(whole @ whole.mT).sqrt(), volume(*sides)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(5, 6)
+    for one, other in zip(
+        torch.autograd.grad((found * weights).sum(), sides),
+        torch.autograd.grad((wanted * weights).sum(), sides),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor holds that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                held = tensor.untyped_storage().nbytes() // tensor.itemsize
+                self.numbers = max(self.numbers, held)
+        return made
+
+
+def test_nothing_is_as_large_as_all_pairs_times_their_width():
+    rows, length, dim = 64, 32, 128
+    sides = [torch.randn(rows, k, dim, requires_grad=True) for k in (1, 2)]
+    ids = torch.randint(40, (rows, length))
+    with LargestTensor() as largest:
+        volume(*sides).sum().backward()
+        same_text(TextBatch(token_ids=ids, valid=ids > 3))
+    assert largest.numbers <= rows * rows * 3**2
 
 
 def test_volumes_are_those_of_geometry():

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from valor.config import configclass
 from valor.models.fusion import join, pooled, similarity
@@ -20,6 +21,8 @@ from valor.types import MEDIA_GROUPS, Batch, Embeddings, Modality, TextBatch
 
 _FLAT = 1e-6
 """Squared volumes are at least this, where the root still has a gradient."""
+_BLOCK_ROWS = 256
+"""Rows whose volumes with all items are computed at a time."""
 
 
 @configclass
@@ -115,21 +118,38 @@ def volume(
         right: Unit vectors of each item.
 
     Returns:
-        From 0, where the vectors depend on each other, to 1, where they are orthogonal.
+        From 0, where the vectors depend on each other, to 1, where they are orthogonal. Memory
+        holds the products of some rows with all items; gradients compute them again.
 
     Source:
         GRAM (arXiv 2412.11959), equation 2: the root of the Gram matrix's determinant.
     """
-    rows, items = len(left), len(right)
-    whole = torch.cat(
-        [
-            left[:, None].expand(-1, items, -1, -1),
-            right[None].expand(rows, -1, -1, -1),
-        ],
-        dim=2,
-    )
-    gram = whole @ whole.transpose(2, 3)
-    return gram.float().det().clamp(min=_FLAT).sqrt()
+    blocks = [
+        checkpoint(_volumes, some, right, use_reentrant=False, preserve_rng_state=False)
+        for some in left.split(_BLOCK_ROWS)
+    ]
+    return torch.cat(blocks)
+
+
+def _volumes(
+    left: Float[Tensor, "rows some embed"], right: Float[Tensor, "items others embed"]
+) -> Float[Tensor, "rows items"]:
+    """From the Gram matrix by its blocks: of each row, of each item, and of each pair."""
+    rows = torch.einsum("rse,rte->str", left, left)[..., None]
+    items = torch.einsum("ise,ite->sti", right, right)[:, :, None]
+    both = torch.einsum("rse,ite->stri", left, right)
+    above = [[*rows[at], *both[at]] for at in range(left.shape[1])]
+    below = [[*both[:, at], *items[at]] for at in range(right.shape[1])]
+    return _determinant(above + below).clamp(min=_FLAT).sqrt()
+
+
+def _determinant(matrix: list[list[Tensor]]) -> Tensor:
+    """Of small matrices whose entries are tensors, by cofactors of the first row."""
+    if len(matrix) == 1:
+        return matrix[0][0]
+    minors = [[row[:at] + row[at + 1 :] for row in matrix[1:]] for at in range(len(matrix))]
+    terms = [x * _determinant(minor) for x, minor in zip(matrix[0], minors, strict=True)]
+    return sum(terms[2::2], terms[0]) - sum(terms[3::2], terms[1])
 
 
 def sigmoid_loss(
@@ -189,4 +209,5 @@ def contrastive_loss(
 def same_text(texts: TextBatch) -> Bool[Tensor, "rows rows"]:
     """True where two rows hold the same tokens."""
     ids = texts.token_ids.masked_fill(~texts.valid, -1)
-    return (ids[:, None] == ids[None]).all(dim=-1)
+    _, which = torch.unique(ids, dim=0, return_inverse=True)
+    return which[:, None] == which
