@@ -20,7 +20,7 @@ class PartConfig:
     """A part of the data that has steps of its own."""
 
     name: str
-    """Ids of its records begin with it and `/`, as `--data NAME=MANIFEST` makes them."""
+    """Ids of its records begin with it and `/`, as `--data NAME=...` makes them."""
     weight: float = 1.0
     """How often a step sees it, to any scale."""
     groups: tuple[Modality, ...] = MEDIA_GROUPS
@@ -53,12 +53,12 @@ def rows_of_parts(ids: Sequence[str], parts: Sequence[PartConfig]) -> list[np.nd
     if (owner < 0).any():
         raise ConfigError(
             f"record {ids[int(owner.argmin())]!r} is of none of the parts {', '.join(place)}; name "
-            "manifests by --data NAME=MANIFEST, or draw all alike with --mixture '[]'"
+            "them by --data NAME=MANIFEST or NAME=SHARDS, or draw all alike with --mixture '[]'"
         )
     if missing := [name for name, number in place.items() if not (owner == number).any()]:
         raise ConfigError(
-            f"no record of part {missing[0]!r}; give --data {missing[0]}=MANIFEST, or your own "
-            'parts with --mixture \'[{"name": ..., "weight": ...}]\''
+            f"no record of part {missing[0]!r}; give --data {missing[0]}=MANIFEST or =SHARDS, or "
+            'parts of your own with --mixture \'[{"name": ..., "weight": ...}]\''
         )
     return [np.flatnonzero(owner == number) for number in range(len(parts))]
 
