@@ -64,5 +64,5 @@ def test_a_recipe_of_two_steps_learns_from_the_world(name, world, tmp_path):
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1]
     assert all(row["grad_norm"] > 0 for row in rows)
-    if config.objectives.masked_language:
-        assert "mlm/vision" in rows[0]
+    if name == "valor_large":
+        assert all(("mlm/vision" in row) != ("caption/audio" in row) for row in rows)

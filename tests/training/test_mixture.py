@@ -23,6 +23,8 @@ PARTS = [
     {"name": "seen", "weight": 2.0, "groups": ["vision"]},
 ]
 
+LEARNED = ("align", "caption", "answer", "mlm")
+
 
 @pytest.fixture(scope="module")
 def config():
@@ -58,6 +60,20 @@ def test_a_part_without_sound_trains_vision_alone_and_a_stopped_run_goes_on(
     resumed = run(config, records, tmp_path / "cut")
     before, after = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_each_part_has_its_own_objectives(config, records, tmp_path):
+    own = {"captioning": None, "masked_language": {"groups": ["vision"]}}
+    parts = [PARTS[0], {**PARTS[1], "objectives": {**own, "alignment": {"groups": ["vision"]}}}]
+    run(evolve(config, {"mixture": parts}), records, tmp_path)
+    steps = read_metrics(tmp_path / "metrics.jsonl")
+    learned = {frozenset(n for n in row if n.split("/")[0] in LEARNED) for row in steps}
+    of_heard = {f"{name}/{g.label}" for name in ("align", "caption") for g in MEDIA_GROUPS}
+    of_heard |= {"answer/audiovisual", "answer/vision", "answer/audio"}
+    seen = frozenset(["align/vision", "mlm/vision"])
+    assert seen in learned
+    assert all(names == seen or "mlm/vision" not in names for names in learned)
+    assert {*of_heard} >= {*next(iter(learned - {seen}))} >= {"caption/audio", "align/audio"}
 
 
 @pytest.mark.parametrize(

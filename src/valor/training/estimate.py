@@ -82,7 +82,9 @@ def estimate(config: TrainConfig, num_records: int) -> Estimate:
         model.embed_media(outputs)
         tokens = model.remember(outputs).tokens.values()
     heads, num_media = counter.get_total_flops(), sum(t.valid.shape[1] for t in tokens)
-    texts = _text_flop(model, processing.max_text_length, num_media, config.objectives)
+    length, weights = processing.max_text_length, [part.weight for part in config.mixture] or [1.0]
+    by_part = [_text_flop(model, length, num_media, own) for own in config.objectives_by_part]
+    texts = sum(w * x for w, x in zip(weights, by_part, strict=True)) / sum(weights)
     kept = (kept + sum(saved)) * (1 + texts / max(1.0, flop / 3 + heads))
     step_flop = config.batch_size * (flop + 3 * (heads + texts))
     num_steps = config.steps_on(num_records)

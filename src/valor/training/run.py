@@ -22,7 +22,7 @@ from valor.config import configclass, evolve, fingerprint
 from valor.data.collate import collate_training, placed
 from valor.data.loader import Loader, ReadingConfig
 from valor.data.manifest import Record
-from valor.data.mixture import Mixture, PartConfig, rows_of_parts
+from valor.data.mixture import Mixture, rows_of_parts
 from valor.data.reading import FileSource, PartSource, Source
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError
@@ -40,6 +40,7 @@ from valor.training.state import claim, tidied
 from valor.training.step import (
     ComputeConfig,
     ObjectivesConfig,
+    PartConfig,
     found_terms,
     last_figures,
     shared_losses,
@@ -90,6 +91,12 @@ class TrainConfig:
         if self.num_epochs is None:
             return self.num_steps
         return math.ceil(self.num_epochs * num_records / self.batch_size)
+
+    @property
+    def objectives_by_part(self) -> list[ObjectivesConfig]:
+        """What is learned from each part of the mixture, or from all records alike."""
+        own = [part.objectives or self.objectives for part in self.mixture]
+        return own or [self.objectives]
 
     def run(
         self,
@@ -166,8 +173,9 @@ def _run(
             tokens = load_tokens(model, source, processor, out / "cache", progress=told)
     parts = _parts(config, records, source)
     special = processor.tokenizer.special
-    own = config.objectives.self_critical
-    reward = CiderReward(records, own.groups, processor.tokenizer) if own else None
+    rewarded = [own.self_critical for own in config.objectives_by_part if own.self_critical]
+    written = {group for own in rewarded for group in own.groups}
+    reward = CiderReward(records, list(written), processor.tokenizer) if written else None
     shared = shared_losses(model, config.objectives, special, config.compute, reward)
     about = _card(config, model.config, source)
 
@@ -261,6 +269,7 @@ def _losses(
         num_ranks=num_ranks(),
     )
     groups = [part.groups for part in config.mixture] or [MEDIA_GROUPS]
+    objectives = config.objectives_by_part
     dtype = training_dtype(config.precision)
     parameters = dict(shared.named_parameters())
     scale = next((p for name, p in parameters.items() if name.endswith("log_scale")), None)
@@ -278,7 +287,8 @@ def _losses(
                 )
                 if tokens is not None:
                     tokens.put(batch)
-                terms = found_terms(shared(placed(batch, device(), dtype)))
+                batch = placed(batch, device(), dtype)
+                terms = found_terms(shared(batch, objectives[loaded.source]))
             figures = last_figures(shared) if terms else {}
             if scale is not None:
                 figures["temperature"] = math.exp(-scale.item())
@@ -295,7 +305,8 @@ def _parts(config: TrainConfig, records: Sequence[Record], source: Source) -> li
     if not config.mixture:
         return [source]
     readable = source.records if isinstance(source, SampleStore) else records
-    rows = rows_of_parts([record.id for record in readable], config.mixture)
+    names = [part.name for part in config.mixture]
+    rows = rows_of_parts([record.id for record in readable], names)
     return [PartSource(source, own.tolist()) for own in rows]
 
 
