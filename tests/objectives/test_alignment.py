@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.tiny import SPECIAL, tiny_batch, tiny_model
+from valor.errors import ConfigError
 from valor.objectives import alignment
 from valor.objectives.alignment import (
     AlignmentConfig,
@@ -16,7 +17,7 @@ from valor.objectives.alignment import (
     sigmoid_loss,
     volume,
 )
-from valor.training.step import ObjectivesConfig, loss_terms
+from valor.training.step import ObjectivesConfig, backward, loss_terms
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality, TextBatch
 
 
@@ -57,8 +58,10 @@ def test_terms_are_weighted_to_alpha_in_all():
 
 
 def terms_of(config, batch=None):
-    objectives = ObjectivesConfig(alignment=config, captioning=None)
-    return loss_terms(tiny_model(), batch or tiny_batch(), objectives, SPECIAL)
+    objectives, model = ObjectivesConfig(alignment=config, captioning=None), tiny_model()
+    if config.loss == "sigmoid":
+        model.add_bias(config.sigmoid_bias)
+    return loss_terms(model, batch or tiny_batch(), objectives, SPECIAL)
 
 
 def test_any_two_groups_can_be_a_pair():
@@ -102,10 +105,23 @@ def test_sigmoid_equals_a_numpy_reference():
     scores = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
     positive = torch.eye(5) > 0
     positive[0, 1] = positive[1, 0] = True
-    loss = sigmoid_loss(scores, positive, torch.tensor(1.3), -2.0)
+    loss = sigmoid_loss(scores, positive, torch.tensor(1.3), torch.tensor(-2.0))
     sign = np.where(positive.numpy(), 1, -1)
     each = np.log1p(np.exp(-sign * (scores.numpy() * np.exp(1.3) - 2.0)))
     np.testing.assert_allclose(loss.item(), each.sum() / 5, rtol=1e-5)
+
+
+def test_the_bias_of_sigmoid_is_learned_and_a_model_without_one_is_refused():
+    objectives = ObjectivesConfig(alignment=AlignmentConfig(loss="sigmoid"), captioning=None)
+    model = tiny_model()
+    with pytest.raises(ConfigError, match=r"model\.align_bias=true"):
+        loss_terms(model, tiny_batch(), objectives, SPECIAL)
+    model.add_bias(-10.0)
+    model.add_bias(3.0)
+    assert model.align_bias.item() == -10
+    backward(loss_terms(model, tiny_batch(), objectives, SPECIAL))
+    # At -10 each of 3 x 4 wrong pairs is right already and each of 4 right ones is wrong.
+    assert model.align_bias.grad.item() == pytest.approx(-1.5, abs=0.05)
 
 
 @pytest.mark.parametrize(("some", "others"), [(1, 1), (1, 2), (2, 1)])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from valor.config import configclass
+from valor.errors import ConfigError
 from valor.models.fusion import join, pooled, similarity
 from valor.models.valor import Encoded
 from valor.objectives.base import LossTerm
@@ -38,7 +39,7 @@ class AlignmentConfig:
     """Cross-entropy of similarities; SigLIP's decision on every pair by itself; or cross-entropy
     of how small a volume the vectors of all modalities span (GRAM), pooled to one of each."""
     sigmoid_bias: float = -10.0
-    """Added to the scaled similarities by `sigmoid`; SigLIP learns it from this value."""
+    """Added to the scaled similarities by `sigmoid`; learned from this value on."""
     weight: float = 1.5
     """The paper's alpha."""
 
@@ -66,7 +67,12 @@ def align(encoded: Encoded, batch: Batch, config: AlignmentConfig) -> dict[str, 
 
     Returns:
         One term per pair that at least two rows have every modality of.
+
+    Raises:
+        ConfigError: If the loss is `sigmoid` and the model has no bias for it.
     """
+    if config.loss == "sigmoid" and encoded.bias is None:
+        raise ConfigError("alignment.loss=sigmoid needs a model with model.align_bias=true")
     terms: dict[str, LossTerm] = {}
     for name, (left, right) in config.contrasts.items():
         about = (left | right) & ~Modality.TEXT
@@ -84,7 +90,7 @@ def align(encoded: Encoded, batch: Batch, config: AlignmentConfig) -> dict[str, 
             positive = same_text(batch.aligned_texts[about])[rows][:, rows]
         found = {modality: embeddings.select(rows) for modality, embeddings in parts.items()}
         terms[f"align/{name}"] = LossTerm(
-            value=_pair_loss(found, left, right, positive, encoded.log_scale, config),
+            value=_pair_loss(found, left, right, positive, encoded, config),
             weight=config.weight / len(config.contrasts),
             num_rows=num_rows,
         )
@@ -96,15 +102,16 @@ def _pair_loss(
     left: Modality,
     right: Modality,
     positive: Bool[Tensor, "rows rows"],
-    log_scale: Float[Tensor, ""],
+    encoded: Encoded,
     config: AlignmentConfig,
 ) -> Float[Tensor, ""]:
+    log_scale = encoded.log_scale
     if config.loss == "volume":
         sides = [torch.stack([pooled(parts[m]) for m in side], dim=1) for side in (left, right)]
         return contrastive_loss(-volume(*sides), positive, log_scale)
     scores = similarity(join(parts, left), join(parts, right))
-    if config.loss == "sigmoid":
-        return sigmoid_loss(scores, positive, log_scale, config.sigmoid_bias)
+    if config.loss == "sigmoid" and encoded.bias is not None:
+        return sigmoid_loss(scores, positive, log_scale, encoded.bias)
     return contrastive_loss(scores, positive, log_scale)
 
 
@@ -156,7 +163,7 @@ def sigmoid_loss(
     scores: Float[Tensor, "rows rows"],
     positive: Bool[Tensor, "rows rows"],
     log_scale: Float[Tensor, ""],
-    bias: float,
+    bias: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
     """Say of every pair by itself whether it belongs together.
 
@@ -164,13 +171,13 @@ def sigmoid_loss(
         scores: Similarity of every row with every row.
         positive: True where two belong together; at least the diagonal.
         log_scale: Natural log of 1 / temperature; learned.
-        bias: Added to the scaled scores.
+        bias: Added to the scaled scores; learned.
 
     Returns:
         Sum over a row's pairs, mean over rows, in nats.
 
     Source:
-        SigLIP (arXiv 2303.15343), equation 1. The bias is no weight here.
+        SigLIP (arXiv 2303.15343), equation 1.
     """
     logits = scores * log_scale.exp() + bias
     loss = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="sum")

@@ -162,6 +162,9 @@ def _run(
             claim(out, config, records, may_change=("compute",))
         torch.manual_seed(config.seed)
         model, processor = begin(config.model, config.processor, records)
+        contrasts = [own.alignment for own in config.objectives_by_part if own.alignment]
+        if found := [own for own in contrasts if own.loss == "sigmoid"]:
+            model.add_bias(found[0].sigmoid_bias)
         source = source or _source(config, records, processor, out, report)
         measured = deepcopy(model) if config.probe.every else None
         adapt(model, config.adapt)

@@ -23,10 +23,10 @@ from valor.objectives.self_critical import Reward, SelfCriticalConfig, criticise
 from valor.training.parallel import (
     Parallel,
     averaged,
-    encoder_layers,
     gathered,
     gathered_embeddings,
     in_parallel,
+    layers_of,
     levelled,
 )
 from valor.types import MEDIA_GROUPS, Batch, Embeddings, Modality, SpecialIds
@@ -78,13 +78,14 @@ class ComputeConfig:
     `fsdp` (FSDP2) a part of every weight, its gradient and its moments."""
     micro_batch: int | None = None
     """Rows that a process computes at a time, twice each, for batches larger than memory; texts are
-    still contrasted with the whole batch. None computes all rows at once."""
+    still contrasted with the whole batch, but matched with these rows alone. None computes all
+    rows at once."""
     recompute_layers: bool = False
-    """Compute the media encoders' layers again for the gradients, instead of keeping what they
-    made: half the memory for a third more time."""
+    """Compute the layers of encoders and decoder again for the gradients, instead of keeping what
+    they made: half the memory for a third more time."""
     compile: bool = False
-    """Compile the media encoders' layers with torch.compile, which takes a minute at the start and
-    on a CPU needs a C++ compiler."""
+    """Compile the layers of encoders and decoder with torch.compile, which takes a minute or two at
+    the start and on a CPU needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -101,7 +102,8 @@ class Losses(nn.Module):
         special: The tokenizer's special ids.
         micro_batch: Rows that are computed at a time. Their activations are computed again when
             gradients need them, with the same random numbers, so that memory holds those of so
-            many rows; texts are still contrasted with all rows. None computes all rows at once.
+            many rows; texts are still contrasted with all rows, but matched with these alone. None
+            computes all rows at once.
         reward: Of texts that the model writes, if an objective needs it.
 
     Source:
@@ -274,15 +276,19 @@ def shared_losses(
     Returns:
         To be called with a batch; see `found_terms`.
     """
-    layers = encoder_layers(model)
+    layers = layers_of(model)
     if compute.compile:
         for layer in layers:
             layer.forward = torch.compile(layer.forward)
     if compute.recompute_layers:
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    if reward is not None and isinstance(decoder := getattr(model, "decoder", None), nn.Module):
+        # Ranks write texts of other lengths, so they cannot gather layers together meanwhile.
+        writing = set(decoder.modules())
+        layers = [layer for layer in layers if layer not in writing]
     losses = Losses(model, config, special, compute.micro_batch, reward)
-    return in_parallel(losses, compute.parallel)
+    return in_parallel(losses, compute.parallel, layers)
 
 
 def found_terms(found: dict[str, tuple[Tensor, LossTerm]]) -> dict[str, LossTerm]:
