@@ -10,14 +10,16 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from tests.tiny import SPECIAL, small_run, tiny_batch, tiny_config
+from tests.tiny import SPECIAL, small_run, tiny_batch, tiny_bridge, tiny_config
 from valor.config import evolve
 from valor.data.collate import batch_of, tensors_of
 from valor.data.manifest import read_manifest
+from valor.models.bridge import Bridge
 from valor.models.valor import Valor
 from valor.objectives import self_critical
 from valor.objectives.alignment import AlignmentConfig
 from valor.objectives.answering import AnsweringConfig
+from valor.objectives.captioning import CaptioningConfig
 from valor.objectives.distillation import DistillationConfig
 from valor.objectives.masked_language import MaskedLanguageConfig
 from valor.objectives.matching import MatchingConfig
@@ -53,6 +55,7 @@ LEARNED = {
         distillation=DistillationConfig(),
     ),
     "reward": replace(ALONE, self_critical=SelfCriticalConfig(num_samples=2, max_tokens=5)),
+    "bridge": replace(ALONE, captioning=CaptioningConfig()),
     "matching": replace(ALONE, matching=MatchingConfig()),
 }
 
@@ -79,7 +82,7 @@ CASES |= {
     f"{learned}, {how}, {micro_batch or 'all'} rows at a time": Case(
         how=how, learned=learned, micro_batch=micro_batch
     )
-    for learned in ("sigmoid and words", "volume and distillation", "reward")
+    for learned in ("sigmoid and words", "volume and distillation", "reward", "bridge")
     for how in ("ddp", "fsdp")
     for micro_batch in (None, 2)
 }
@@ -90,11 +93,13 @@ CASES |= {
 }
 
 
-def full_model(seed: int = 0) -> Valor:
-    """A model that can learn all of it."""
+def model_for(learned: str = "softmax", seed: int = 0) -> Valor | Bridge:
+    """A model that can learn all of it, or one around a language model."""
+    if learned == "bridge":
+        return tiny_bridge()
     torch.manual_seed(seed)
     model = Valor(replace(tiny_config(), matches=True)).eval()
-    model.add_bias(-3.0)
+    model.add_bias(-10.0)
     return model
 
 
@@ -143,7 +148,7 @@ def rows(whole: Batch, cut: slice) -> Batch:
 
 def gradients(case: Case, out: Path) -> dict[str, object]:
     """Values and gradients of one step, then the weights and the state after another."""
-    model, again = full_model(), case.micro_batch is not None
+    model, again = model_for(case.learned), case.micro_batch is not None
     compute = ComputeConfig(parallel=case.how, micro_batch=case.micro_batch, recompute_layers=again)
     criticised = reward if case.learned == "reward" else None
     shared = shared_losses(model, OBJECTIVES, SPECIAL, compute, criticised)
