@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.tiny import SPECIAL, tiny_batch, tiny_model
+from valor.errors import ConfigError
+from valor.objectives import alignment
 from valor.objectives.alignment import (
     AlignmentConfig,
     contrastive_loss,
@@ -12,7 +17,7 @@ from valor.objectives.alignment import (
     sigmoid_loss,
     volume,
 )
-from valor.training.step import ObjectivesConfig, loss_terms
+from valor.training.step import ObjectivesConfig, backward, loss_terms
 from valor.types import AUDIOVISUAL, MEDIA_GROUPS, Modality, TextBatch
 
 
@@ -53,8 +58,10 @@ def test_terms_are_weighted_to_alpha_in_all():
 
 
 def terms_of(config, batch=None):
-    objectives = ObjectivesConfig(alignment=config, captioning=None)
-    return loss_terms(tiny_model(), batch or tiny_batch(), objectives, SPECIAL)
+    objectives, model = ObjectivesConfig(alignment=config, captioning=None), tiny_model()
+    if config.loss == "sigmoid":
+        model.add_bias(config.sigmoid_bias)
+    return loss_terms(model, batch or tiny_batch(), objectives, SPECIAL)
 
 
 def test_any_two_groups_can_be_a_pair():
@@ -98,10 +105,67 @@ def test_sigmoid_equals_a_numpy_reference():
     scores = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
     positive = torch.eye(5) > 0
     positive[0, 1] = positive[1, 0] = True
-    loss = sigmoid_loss(scores, positive, torch.tensor(1.3), -2.0)
+    loss = sigmoid_loss(scores, positive, torch.tensor(1.3), torch.tensor(-2.0))
     sign = np.where(positive.numpy(), 1, -1)
     each = np.log1p(np.exp(-sign * (scores.numpy() * np.exp(1.3) - 2.0)))
     np.testing.assert_allclose(loss.item(), each.sum() / 5, rtol=1e-5)
+
+
+def test_the_bias_of_sigmoid_is_learned_and_a_model_without_one_is_refused():
+    objectives = ObjectivesConfig(alignment=AlignmentConfig(loss="sigmoid"), captioning=None)
+    model = tiny_model()
+    with pytest.raises(ConfigError, match=r"model\.align_bias=true"):
+        loss_terms(model, tiny_batch(), objectives, SPECIAL)
+    model.add_bias(-10.0)
+    model.add_bias(3.0)
+    assert model.align_bias.item() == -10
+    backward(loss_terms(model, tiny_batch(), objectives, SPECIAL))
+    # At -10 each of 3 x 4 wrong pairs is right already and each of 4 right ones is wrong.
+    assert model.align_bias.grad.item() == pytest.approx(-1.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("some", "others"), [(1, 1), (1, 2), (2, 1)])
+def test_volumes_in_blocks_are_those_of_whole_gram_matrices(monkeypatch, some, others):
+    monkeypatch.setattr(alignment, "_BLOCK_ROWS", 2)
+    torch.manual_seed(0)
+    vectors = [torch.randn(5, some, 8), torch.randn(6, others, 8)]
+    sides = [F.normalize(x, dim=-1).requires_grad_() for x in vectors]
+    whole = torch.cat([
+        sides[0][:, None].expand(-1, 6, -1, -1), sides[1][None].expand(5, -1, -1, -1)
+    ], dim=2)  # fmt: skip
+    wanted, found = torch.linalg.det(whole @ whole.mT).sqrt(), volume(*sides)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(5, 6)
+    for one, other in zip(
+        torch.autograd.grad((found * weights).sum(), sides),
+        torch.autograd.grad((wanted * weights).sum(), sides),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor holds that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                held = tensor.untyped_storage().nbytes() // tensor.itemsize
+                self.numbers = max(self.numbers, held)
+        return made
+
+
+def test_nothing_is_as_large_as_all_pairs_times_their_width():
+    rows, length, dim = 64, 32, 128
+    sides = [torch.randn(rows, k, dim, requires_grad=True) for k in (1, 2)]
+    ids = torch.randint(40, (rows, length))
+    with LargestTensor() as largest:
+        volume(*sides).sum().backward()
+        same_text(TextBatch(token_ids=ids, valid=ids > 3))
+    assert largest.numbers <= rows * rows * 3**2
 
 
 def test_volumes_are_those_of_geometry():

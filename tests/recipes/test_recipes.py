@@ -92,7 +92,7 @@ def test_a_recipe_of_two_steps_learns_from_the_world(name, shrunk, world, tmp_pa
     assert all(row["grad_norm"] > 0 for row in rows)
     assert (folder / "model.safetensors").is_file()
     if name == "valor_large":
-        assert "mlm/vision" in rows[0]
+        assert all(("mlm/vision" in row) != ("caption/audio" in row) for row in rows)
     frozen = {part for part in ("vision", "audio") if f"grad_norm/{part}" not in rows[0]}
     assert frozen == ({"vision", "audio"} if name.startswith("from_") else set()) or name in MASKS
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny import small_run
+from valor.checkpoints.folder import load_model
 from valor.config import evolve
 from valor.data.executors import LocalExecutor
 from valor.data.manifest import Record, read_manifest
@@ -245,6 +246,18 @@ def test_tensorboard_sees_what_metrics_hold(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     wanted = [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(wanted)
+
+
+def test_a_folder_without_a_bias_gets_one_where_the_loss_learns_it(world, model_folder, tmp_path):
+    assert "align_bias" not in weights(model_folder)
+    start = {"model": {"kind": "folder", "path": str(model_folder)}}
+    changes = {**start, "objectives.alignment.loss": "sigmoid", "objectives.captioning": None}
+    folder = run(evolve(small_run(), changes), read_manifest(world, split="train"), tmp_path)
+    model, _, _ = load_model(folder)
+    assert -10 < model.align_bias.item() < -9.9
+    again = evolve(small_run(), {"model": {"kind": "folder", "path": str(folder)}, "num_steps": 1})
+    plain = run(again, read_manifest(world, split="train"), tmp_path / "again")
+    assert torch.equal(weights(plain)["align_bias"], model.align_bias)
 
 
 def test_a_run_on_shards_resumes_with_the_same_views(world, tmp_path):

@@ -1,17 +1,30 @@
 """What each of two processes does for `test_parallel.py`."""
 
 import sys
-from dataclasses import replace
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import torch
 
-from tests.tiny import SPECIAL, small_run, tiny_batch, tiny_model
+from tests.tiny import SPECIAL, small_run, tiny_batch, tiny_bridge, tiny_config
 from valor.config import evolve
 from valor.data.collate import batch_of, tensors_of
 from valor.data.manifest import Record, read_manifest
 from valor.data.mixture import step_rows
+from valor.models.bridge import Bridge
+from valor.models.valor import Valor
+from valor.objectives import self_critical
+from valor.objectives.alignment import AlignmentConfig
 from valor.objectives.answering import AnsweringConfig
+from valor.objectives.captioning import CaptioningConfig
+from valor.objectives.distillation import DistillationConfig
+from valor.objectives.masked_language import MaskedLanguageConfig
+from valor.objectives.matching import MatchingConfig
+from valor.objectives.self_critical import SelfCriticalConfig, write
 from valor.processes import joined, rank
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.parallel import complete
@@ -24,31 +37,102 @@ from valor.training.step import (
     found_terms,
     shared_losses,
 )
-from valor.types import Batch, Modality
+from valor.types import Batch, Modality, TextBatch
 
 OBJECTIVES = ObjectivesConfig(answering=AnsweringConfig())
-CASES = {
-    "ddp, no sound on rank 1": ("ddp", slice(3), None),
-    "fsdp, no sound on rank 1": ("fsdp", slice(3), None),
-    "ddp, nothing on rank 1, some rows at a time": ("ddp", slice(5), 2),
-    "fsdp, nothing on rank 1, some rows at a time": ("fsdp", slice(5), 2),
+VISION, AUDIO, TEXT = Modality.VISION, Modality.AUDIO, Modality.TEXT
+PAIRS = ((VISION, AUDIO), (VISION | TEXT, AUDIO), (AUDIO | TEXT, VISION))
+ALONE = ObjectivesConfig(alignment=None, captioning=None)
+LEARNED = {
+    "softmax": OBJECTIVES,
+    "sigmoid and words": ObjectivesConfig(
+        alignment=AlignmentConfig(loss="sigmoid", pairs=PAIRS),
+        captioning=None,
+        masked_language=MaskedLanguageConfig(),
+    ),
+    "volume and distillation": ObjectivesConfig(
+        alignment=AlignmentConfig(loss="volume", pairs=PAIRS),
+        captioning=None,
+        distillation=DistillationConfig(),
+    ),
+    "reward": replace(ALONE, self_critical=SelfCriticalConfig(num_samples=2, max_tokens=5)),
+    "bridge": replace(ALONE, captioning=CaptioningConfig()),
+    "matching": replace(ALONE, matching=MatchingConfig()),
 }
-"""How weights are shared, the rows of rank 0, and rows at a time."""
 
 
-def joined_batch() -> Batch:
-    """Five rows, of which only the first three have sound and captions about it."""
-    batch = tiny_batch(5)
-    batch.row_seeds = torch.arange(5)
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """How two processes share a step."""
+
+    how: str
+    learned: str = "softmax"
+    num_first: int = 3
+    """Rows of the first one."""
+    num_rows: int = 5
+    micro_batch: int | None = None
+
+
+CASES = {
+    "ddp, no sound on rank 1": Case(how="ddp"),
+    "fsdp, no sound on rank 1": Case(how="fsdp"),
+    "ddp, nothing on rank 1, some rows at a time": Case(how="ddp", num_first=5, micro_batch=2),
+    "fsdp, nothing on rank 1, some rows at a time": Case(how="fsdp", num_first=5, micro_batch=2),
+}
+CASES |= {
+    f"{learned}, {how}, {micro_batch or 'all'} rows at a time": Case(
+        how=how, learned=learned, micro_batch=micro_batch
+    )
+    for learned in ("sigmoid and words", "volume and distillation", "reward", "bridge")
+    for how in ("ddp", "fsdp")
+    for micro_batch in (None, 2)
+}
+# With two rows each, nothing is drawn: there is one wrong item for each.
+CASES |= {
+    f"matching, {how}": Case(how=how, learned="matching", num_first=2, num_rows=4)
+    for how in ("ddp", "fsdp")
+}
+
+
+def model_for(learned: str = "softmax", seed: int = 0) -> Valor | Bridge:
+    """A model that can learn all of it, or one around a language model."""
+    if learned == "bridge":
+        return tiny_bridge()
+    torch.manual_seed(seed)
+    model = Valor(replace(tiny_config(), matches=True)).eval()
+    model.add_bias(-10.0)
+    return model
+
+
+def reward(ids: Sequence[str], group: Modality, texts: TextBatch) -> np.ndarray:
+    """Any function of the words alone."""
+    words = texts.token_ids.masked_fill(~texts.valid, 0).sum(dim=1)
+    return (words % 7 / 7).numpy()
+
+
+@contextmanager
+def nothing_drawn() -> Generator[None]:
+    """Let a shorter text stand for one that is drawn, so that the loss depends on nothing else."""
+
+    def shorter(decoder, memory, group, special, max_tokens, temperature=0.0):
+        return write(decoder, memory, group, special, 2 if temperature else max_tokens)
+
+    with patch.object(self_critical, "write", shorter):
+        yield
+
+
+def joined_batch(num_rows: int = 5) -> Batch:
+    """Rows of which only the first three have sound and captions about it."""
+    batch = tiny_batch(num_rows)
+    batch.row_seeds = torch.arange(num_rows)
     batch.window_valid[3:] = False
     for texts in (batch.aligned_texts, batch.caption_texts):
         texts[Modality.AUDIO].valid[3:] = False
     return batch
 
 
-def rows(cut: slice) -> Batch:
+def rows(whole: Batch, cut: slice) -> Batch:
     """Some rows, as a rank collates them: without what none of them has."""
-    whole = joined_batch()
     batch = batch_of(whole.ids[cut], {place: x[cut] for place, x in tensors_of(whole).items()})
     if batch.window_valid.any():
         return batch
@@ -63,14 +147,15 @@ def rows(cut: slice) -> Batch:
     return alone
 
 
-def gradients(how: str, first: slice, micro_batch: int | None, out: Path) -> dict[str, object]:
+def gradients(case: Case, out: Path) -> dict[str, object]:
     """Values and gradients of one step, then the weights and the state after another."""
-    model = tiny_model()
-    again = micro_batch is not None
-    compute = ComputeConfig(parallel=how, micro_batch=micro_batch, recompute_layers=again)
-    shared = shared_losses(model, OBJECTIVES, SPECIAL, compute)
-    own = first if rank() == 0 else slice(first.stop, 5)
-    values = backward(found_terms(shared(rows(own))))
+    model, again = model_for(case.learned), case.micro_batch is not None
+    compute = ComputeConfig(parallel=case.how, micro_batch=case.micro_batch, recompute_layers=again)
+    criticised = reward if case.learned == "reward" else None
+    shared = shared_losses(model, OBJECTIVES, SPECIAL, compute, criticised)
+    cuts = slice(case.num_first), slice(case.num_first, case.num_rows)
+    own = rows(joined_batch(case.num_rows), cuts[rank()])
+    values = backward(found_terms(shared(own, LEARNED[case.learned])))
     found = {n: complete(p.grad).clone() for n, p in model.named_parameters() if p.grad is not None}
     optimizer = Optimizer(model, OptimConfig(), num_steps=10)
     norms = optimizer.step(0)
@@ -96,9 +181,9 @@ def sparse_records(world: str | Path) -> list[Record]:
 
 def main(out: Path, world: str) -> None:
     torch.set_num_threads(1)
-    with joined():
-        for name, (how, first, micro_batch) in CASES.items():
-            found = gradients(how, first, micro_batch, out / f"state of {name}")
+    with joined(), nothing_drawn():
+        for name, case in CASES.items():
+            found = gradients(case, out / f"state of {name}")
             torch.save(found, out / f"{name} {rank()}.pt")
         config = evolve(small_run(), {"model.text.dropout": 0.0, "compute.parallel": "fsdp"})
         run(config, read_manifest(world, split="train"), out / "run")

@@ -32,8 +32,8 @@ class Arguments:
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, or package.module:function of your own."""
     data: tuple[str, ...] = ()
-    """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used. Of several,
-    NAME=MANIFEST or the file's own name stands before the ids, for `--mixture`."""
+    """Manifests or folders of shards, also s3:// or gs://; split `train` is used. Of several, NAME
+    of NAME=MANIFEST or NAME=SHARDS, or its own name, stands before the ids, for `--mixture`."""
     out: Path | None = None
     """Run folder."""
     protocol: str | None = None
@@ -54,7 +54,6 @@ def main(argv: Sequence[str]) -> int:
     own, changes = split_changes(argv)
     arguments = parse(Arguments, own, verb="train")
     from valor.data.reading import FileSource
-    from valor.data.shards import is_shards
     from valor.recipes import find_recipe
     from valor.training.run import TrainConfig
 
@@ -67,13 +66,8 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("--out is missing; give a run folder")
     if not arguments.data and (not arguments.estimate or getattr(config, "num_epochs", None)):
         raise UsageError("--data is missing; give a manifest or a folder of shards")
-    shards = [path for path in arguments.data if is_shards(path)]
-    if shards and len(arguments.data) > 1:
-        raise UsageError(
-            f"--data {shards[0]}: shards go alone; give one folder of them, or manifests"
-        )
-    read = partial(_read, arguments.data, is_sharded=bool(shards))
-    records, source = read("train")
+    read = partial(read_parts, arguments.data)
+    records, source = read()
     if arguments.estimate:
         return _estimate(config, len(records), as_json=arguments.json)
     out = arguments.out or Path()
@@ -94,45 +88,42 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _read(
-    data: Sequence[str], split: str, *, is_sharded: bool
-) -> "tuple[list[Record], Source | None]":
-    """Records of a split, and what holds their samples unless their media files do."""
-    from valor.data.reading import read_shards
-
-    if is_sharded:
-        return read_shards(data[0], split=split)
-    return read_parts(data, split), None
-
-
-def read_parts(data: Sequence[str], split: str = "train") -> "list[Record]":
-    """Read manifests; the name of each stands before its ids, unless there is but one, unnamed.
+def read_parts(data: Sequence[str], split: str = "train") -> "tuple[list[Record], Source | None]":
+    """Read manifests and shards; the name of each stands before its ids.
 
     Args:
-        data: Manifests, or NAME=MANIFEST.
+        data: Manifests or folders of shards, or NAME= and one of them. Of a single one without a
+            name, ids stay as they are.
         split: Which records.
 
     Returns:
-        The records.
+        The records, and what holds their samples unless their media files do.
 
     Raises:
         UsageError: If two have the same name.
     """
     from valor.data.manifest import read_manifest
+    from valor.data.reading import FileSource, JoinedSource, read_shards
+    from valor.data.shards import is_shards
 
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for word in data:
         name, equals, path = word.partition("=")
-        if not equals or Path(word).exists():
+        if not equals or "/" in name or Path(word).exists():
             name, path = Path(word).stem if len(data) > 1 else "", word
-        if name in found:
-            raise UsageError(f"--data: two are called {name!r}; give NAME=MANIFEST for each")
-        found[name] = path
-    return [
-        replace(record, id=f"{name}/{record.id}") if name else record
-        for name, path in found.items()
-        for record in read_manifest(path, split=split)
-    ]
+        if name in paths:
+            raise UsageError(f"--data: two are called {name!r}; write NAME= before each")
+        paths[name] = path
+    records: list[Record] = []
+    sources: dict[str, Source] = {}
+    for name, path in paths.items():
+        if is_shards(path):
+            own, sources[name] = read_shards(path, split=split)
+        else:
+            own = read_manifest(path, split=split)
+            sources[name] = FileSource(own)
+        records += [replace(record, id=f"{name}/{record.id}") if name else record for record in own]
+    return records, JoinedSource(sources) if any(map(is_shards, paths.values())) else None
 
 
 def _estimate(config: Any, num_records: int, *, as_json: bool) -> int:

@@ -7,40 +7,18 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int
 
-from valor.config import configclass
 from valor.errors import ConfigError
-from valor.types import MEDIA_GROUPS, Modality
 
 _BLOCK_STEPS = 1000
 """Steps in which each source has its share exactly, up to rounding."""
 
 
-@configclass
-class PartConfig:
-    """A part of the data that has steps of its own."""
-
-    name: str
-    """Ids of its records begin with it and `/`, as `--data NAME=MANIFEST` makes them."""
-    weight: float = 1.0
-    """How often a step sees it, to any scale."""
-    groups: tuple[Modality, ...] = MEDIA_GROUPS
-    """Groups that learn from it. What is in none of them, such as the sound of recordings whose
-    texts never speak of it, is left out."""
-
-    def __post_init__(self) -> None:
-        """Reject a part that nothing can be learned from."""
-        if not self.name or "/" in self.name or not self.groups or not self.weight > 0:
-            raise ValueError("a part needs a name without /, a weight above 0 and groups")
-
-
-def rows_of_parts(
-    ids: Sequence[str], parts: Sequence[PartConfig]
-) -> list[Int[np.ndarray, " rows"]]:
+def rows_of_parts(ids: Sequence[str], parts: Sequence[str]) -> list[Int[np.ndarray, " rows"]]:
     """Find the rows of each part.
 
     Args:
-        ids: Of all records.
-        parts: By whose names ids begin.
+        ids: Of all records; each begins with the name of its part and `/`.
+        parts: Names.
 
     Returns:
         Row indices of each part, ascending.
@@ -48,19 +26,19 @@ def rows_of_parts(
     Raises:
         ConfigError: If a part has no record, or a record no part.
     """
-    place = {part.name: number for number, part in enumerate(parts)}
+    place = {name: number for number, name in enumerate(parts)}
     owner = np.array([place.get(id.partition("/")[0], -1) for id in ids])
     if len(place) < len(parts):
-        raise ConfigError(f"two of the parts {', '.join(part.name for part in parts)} are equal")
+        raise ConfigError(f"two of the parts {', '.join(parts)} are equal")
     if (owner < 0).any():
         raise ConfigError(
             f"record {ids[int(owner.argmin())]!r} is of none of the parts {', '.join(place)}; name "
-            "manifests by --data NAME=MANIFEST, or draw all alike with --mixture '[]'"
+            "them by --data NAME=MANIFEST or NAME=SHARDS, or draw all alike with --mixture '[]'"
         )
     if missing := [name for name, number in place.items() if not (owner == number).any()]:
         raise ConfigError(
-            f"no record of part {missing[0]!r}; give --data {missing[0]}=MANIFEST, or your own "
-            'parts with --mixture \'[{"name": ..., "weight": ...}]\''
+            f"no record of part {missing[0]!r}; give --data {missing[0]}=MANIFEST or =SHARDS, or "
+            'parts of your own with --mixture \'[{"name": ..., "weight": ...}]\''
         )
     return [np.flatnonzero(owner == number) for number in range(len(parts))]
 

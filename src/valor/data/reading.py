@@ -4,8 +4,10 @@ A sample is read in one of two ways: as inference sees it, the middles of equal 
 `Draw`, as one step of training sees it: a random moment of each part, changed at random.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,6 +102,31 @@ class PartSource:
     def load(self, index: int, processor: Processor, draw: Draw | None) -> tuple[Record, Sample]:
         """Read a record and its sample."""
         return self._whole.load(int(self._rows[index]), processor, draw)
+
+
+class JoinedSource:
+    """Several sources, one behind the other.
+
+    Args:
+        sources: By what stands before the ids of their records and `/`; nothing if it is empty.
+    """
+
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        self._names, self._sources = list(sources), list(sources.values())
+        self._ends = list(accumulate(map(len, self._sources)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def load(self, index: int, processor: Processor, draw: Draw | None) -> tuple[Record, Sample]:
+        """Read a record and its sample."""
+        part = bisect_right(self._ends, index)
+        row = index - self._ends[part] + len(self._sources[part])
+        record, sample = self._sources[part].load(row, processor, draw)
+        if name := self._names[part]:
+            id = f"{name}/{record.id}"
+            record, sample = replace(record, id=id), replace(sample, id=id)
+        return record, sample
 
 
 class ShardSource:

@@ -233,6 +233,12 @@ class BertLayer(nn.Module):
         """By what they look at."""
         return {n: m for n, m in self.cross.items() if isinstance(m, CrossAttention)}
 
+    def project_media(
+        self, name: str, features: Float[Tensor, "rows tokens dim"]
+    ) -> tuple[Float[Tensor, "rows heads tokens head_dim"], ...]:
+        """Keys and values of what one cross-attention looks at."""
+        return tuple(self.cross_attentions[name].attention.project(features))
+
     def forward(
         self,
         x: Float[Tensor, "rows length dim"],
@@ -317,7 +323,7 @@ class TextTransformer(nn.Module):
             if any(modality in tokens for modality in modalities):
                 features = memory.select(modalities).features
                 for layer, projected in zip(self.bert_layers, memory.layers, strict=True):
-                    projected[name] = layer.cross_attentions[name].attention.project(features)
+                    projected[name] = KeyValue(*layer.project_media(name, features))
         return memory
 
     def forward(

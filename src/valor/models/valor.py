@@ -74,6 +74,9 @@ class ValorConfig:
     """Width of the space in which text, vision and audio are compared."""
     temperature: float = 0.07
     """Initial temperature of the contrastive loss; learned."""
+    align_bias: bool = False
+    """Whether similarities have a learned bias beside the temperature, for the alignment loss
+    `sigmoid`; a run with that loss adds it."""
     max_positions: int = 32
     """Most frames or audio windows that the decoder can tell apart."""
     prompts: PromptConfig = PromptConfig()
@@ -141,6 +144,8 @@ class Encoded(Remembered):
     """Per-word vectors of `Batch.aligned_texts`."""
     log_scale: Float[Tensor, ""]
     """Natural log of 1 / temperature."""
+    bias: Float[Tensor, ""] | None = None
+    """Added to scaled similarities, where the model has learned it."""
 
 
 class Valor(nn.Module):
@@ -185,6 +190,7 @@ class Valor(nn.Module):
         )
         self.match_head = nn.Linear(width, 1) if config.matches else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        self.align_bias = nn.Parameter(torch.tensor(0.0)) if config.align_bias else None
         for part in (self.vision, self.audio, self.heads, self.memory_projections):
             if not isinstance(part, VisionTower | AudioTower):
                 part.apply(initialise)
@@ -256,7 +262,14 @@ class Valor(nn.Module):
             aligned_texts=self._encode_texts(batch.aligned_texts),
             memory=self.remember(outputs) if describes and outputs else None,
             log_scale=self.log_scale.clamp(max=_MAX_LOG_SCALE),
+            bias=self.align_bias,
         )
+
+    def add_bias(self, value: float) -> None:
+        """Learn a bias of similarities from now on, beginning here; one that is there stays."""
+        if self.align_bias is None:
+            self.config = replace(self.config, align_bias=True)
+            self.align_bias = nn.Parameter(torch.tensor(value))
 
     def encode_media(self, batch: Batch) -> dict[Modality, EncoderOutput]:
         """Run the vision and audio encoders on the rows that have the modality."""

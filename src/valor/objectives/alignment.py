@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from valor.config import configclass
+from valor.errors import ConfigError
 from valor.models.fusion import join, pooled, similarity
 from valor.models.valor import Encoded
 from valor.objectives.base import LossTerm
@@ -20,6 +22,8 @@ from valor.types import MEDIA_GROUPS, Batch, Embeddings, Modality, TextBatch
 
 _FLAT = 1e-6
 """Squared volumes are at least this, where the root still has a gradient."""
+_BLOCK_ROWS = 256
+"""Rows whose volumes with all items are computed at a time."""
 
 
 @configclass
@@ -35,7 +39,7 @@ class AlignmentConfig:
     """Cross-entropy of similarities; SigLIP's decision on every pair by itself; or cross-entropy
     of how small a volume the vectors of all modalities span (GRAM), pooled to one of each."""
     sigmoid_bias: float = -10.0
-    """Added to the scaled similarities by `sigmoid`; SigLIP learns it from this value."""
+    """Added to the scaled similarities by `sigmoid`; learned from this value on."""
     weight: float = 1.5
     """The paper's alpha."""
 
@@ -63,7 +67,12 @@ def align(encoded: Encoded, batch: Batch, config: AlignmentConfig) -> dict[str, 
 
     Returns:
         One term per pair that at least two rows have every modality of.
+
+    Raises:
+        ConfigError: If the loss is `sigmoid` and the model has no bias for it.
     """
+    if config.loss == "sigmoid" and encoded.bias is None:
+        raise ConfigError("alignment.loss=sigmoid needs a model with model.align_bias=true")
     terms: dict[str, LossTerm] = {}
     for name, (left, right) in config.contrasts.items():
         about = (left | right) & ~Modality.TEXT
@@ -81,7 +90,7 @@ def align(encoded: Encoded, batch: Batch, config: AlignmentConfig) -> dict[str, 
             positive = same_text(batch.aligned_texts[about])[rows][:, rows]
         found = {modality: embeddings.select(rows) for modality, embeddings in parts.items()}
         terms[f"align/{name}"] = LossTerm(
-            value=_pair_loss(found, left, right, positive, encoded.log_scale, config),
+            value=_pair_loss(found, left, right, positive, encoded, config),
             weight=config.weight / len(config.contrasts),
             num_rows=num_rows,
         )
@@ -93,15 +102,16 @@ def _pair_loss(
     left: Modality,
     right: Modality,
     positive: Bool[Tensor, "rows rows"],
-    log_scale: Float[Tensor, ""],
+    encoded: Encoded,
     config: AlignmentConfig,
 ) -> Float[Tensor, ""]:
+    log_scale = encoded.log_scale
     if config.loss == "volume":
         sides = [torch.stack([pooled(parts[m]) for m in side], dim=1) for side in (left, right)]
         return contrastive_loss(-volume(*sides), positive, log_scale)
     scores = similarity(join(parts, left), join(parts, right))
-    if config.loss == "sigmoid":
-        return sigmoid_loss(scores, positive, log_scale, config.sigmoid_bias)
+    if config.loss == "sigmoid" and encoded.bias is not None:
+        return sigmoid_loss(scores, positive, log_scale, encoded.bias)
     return contrastive_loss(scores, positive, log_scale)
 
 
@@ -115,28 +125,45 @@ def volume(
         right: Unit vectors of each item.
 
     Returns:
-        From 0, where the vectors depend on each other, to 1, where they are orthogonal.
+        From 0, where the vectors depend on each other, to 1, where they are orthogonal. Memory
+        holds the products of some rows with all items; gradients compute them again.
 
     Source:
         GRAM (arXiv 2412.11959), equation 2: the root of the Gram matrix's determinant.
     """
-    rows, items = len(left), len(right)
-    whole = torch.cat(
-        [
-            left[:, None].expand(-1, items, -1, -1),
-            right[None].expand(rows, -1, -1, -1),
-        ],
-        dim=2,
-    )
-    gram = whole @ whole.transpose(2, 3)
-    return gram.float().det().clamp(min=_FLAT).sqrt()
+    blocks = [
+        checkpoint(_volumes, some, right, use_reentrant=False, preserve_rng_state=False)
+        for some in left.split(_BLOCK_ROWS)
+    ]
+    return torch.cat(blocks)
+
+
+def _volumes(
+    left: Float[Tensor, "rows some embed"], right: Float[Tensor, "items others embed"]
+) -> Float[Tensor, "rows items"]:
+    """From the Gram matrix by its blocks: of each row, of each item, and of each pair."""
+    rows = torch.einsum("rse,rte->str", left, left)[..., None]
+    items = torch.einsum("ise,ite->sti", right, right)[:, :, None]
+    both = torch.einsum("rse,ite->stri", left, right)
+    above = [[*rows[at], *both[at]] for at in range(left.shape[1])]
+    below = [[*both[:, at], *items[at]] for at in range(right.shape[1])]
+    return _determinant(above + below).clamp(min=_FLAT).sqrt()
+
+
+def _determinant(matrix: list[list[Tensor]]) -> Tensor:
+    """Of small matrices whose entries are tensors, by cofactors of the first row."""
+    if len(matrix) == 1:
+        return matrix[0][0]
+    minors = [[row[:at] + row[at + 1 :] for row in matrix[1:]] for at in range(len(matrix))]
+    terms = [x * _determinant(minor) for x, minor in zip(matrix[0], minors, strict=True)]
+    return sum(terms[2::2], terms[0]) - sum(terms[3::2], terms[1])
 
 
 def sigmoid_loss(
     scores: Float[Tensor, "rows rows"],
     positive: Bool[Tensor, "rows rows"],
     log_scale: Float[Tensor, ""],
-    bias: float,
+    bias: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
     """Say of every pair by itself whether it belongs together.
 
@@ -144,13 +171,13 @@ def sigmoid_loss(
         scores: Similarity of every row with every row.
         positive: True where two belong together; at least the diagonal.
         log_scale: Natural log of 1 / temperature; learned.
-        bias: Added to the scaled scores.
+        bias: Added to the scaled scores; learned.
 
     Returns:
         Sum over a row's pairs, mean over rows, in nats.
 
     Source:
-        SigLIP (arXiv 2303.15343), equation 1. The bias is no weight here.
+        SigLIP (arXiv 2303.15343), equation 1.
     """
     logits = scores * log_scale.exp() + bias
     loss = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="sum")
@@ -189,4 +216,5 @@ def contrastive_loss(
 def same_text(texts: TextBatch) -> Bool[Tensor, "rows rows"]:
     """True where two rows hold the same tokens."""
     ids = texts.token_ids.masked_fill(~texts.valid, -1)
-    return (ids[:, None] == ids[None]).all(dim=-1)
+    _, which = torch.unique(ids, dim=0, return_inverse=True)
+    return which[:, None] == which

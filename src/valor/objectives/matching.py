@@ -1,7 +1,9 @@
-"""Matching: does this text belong to these media? Asked about the hardest wrong ones of the batch.
+"""Matching: does this text belong to these media? Asked about the hardest wrong ones at hand.
 
 The decoder reads the whole text, seen in both directions, while it looks at the media. It sees what
-similarities cannot: which words and which patches meet.
+similarities cannot: which words and which patches meet. Wrong ones come from the rows that a
+process computes at a time: those of other processes and micro-batches would have to bring all their
+patches along. The loss therefore depends on how a step is cut, unlike that of other objectives.
 
 Source: ALBEF (arXiv 2107.07651) 3.2, as VAST (arXiv 2305.18500) uses it after VALOR.
 """
@@ -37,11 +39,11 @@ def match(
     head: nn.Module | None,
     config: MatchingConfig,
 ) -> dict[str, LossTerm]:
-    """Tell each row's own text and media from the hardest wrong ones of the batch.
+    """Tell each row's own text and media from the hardest wrong ones of the same rows.
 
     Args:
         encoded: With the decoder's memory and what similarities are made of.
-        batch: With `caption_texts`.
+        batch: With `caption_texts`; a process's rows, or a micro-batch of them.
         decoder: Reads texts.
         head: Turns the vector of a text's first token into a logit; the model's `match_head`.
         config: Groups and weight.
@@ -68,8 +70,11 @@ def match(
         rows, texts, wrong = rows[kept], _rows(texts, kept), wrong[kept][:, kept]
         weight = config.weight / len(config.groups)
         if len(rows) < 2:
-            nothing = text.vectors.new_zeros(())
-            terms[f"match/{group.label}"] = LossTerm(value=nothing, weight=weight, num_rows=0)
+            # Processes that share the decoder's weights run it together, whatever their rows lack.
+            first = torch.zeros(1, dtype=torch.long, device=rows.device)
+            unused = match_logits(decoder, head, _rows(written, first), memory.rows(first), group)
+            nothing = LossTerm(value=0.0 * unused.sum(), weight=weight, num_rows=0)
+            terms[f"match/{group.label}"] = nothing
             continue
         with torch.no_grad():
             media = join(encoded.media, group).select(rows)

@@ -4,13 +4,16 @@
 the paper's sizes are the paper's; nobody has trained them here.
 """
 
+from dataclasses import replace
+
 from valor.config import evolve
-from valor.data.mixture import PartConfig
 from valor.encoders.audio import AstConfig
 from valor.encoders.text import BertConfig
 from valor.encoders.video_swin import VideoSwinConfig
 from valor.encoders.vision import VitConfig
 from valor.models.valor import ValorConfig
+from valor.objectives.alignment import AlignmentConfig
+from valor.objectives.captioning import CaptioningConfig
 from valor.objectives.masked_language import MaskedLanguageConfig
 from valor.processing.frames import FrameConfig
 from valor.processing.processor import ProcessorConfig
@@ -18,10 +21,14 @@ from valor.processing.spectrogram import SpectrogramConfig
 from valor.training.optim import OptimConfig
 from valor.training.run import TrainConfig
 from valor.training.start import TowersConfig
-from valor.training.step import ObjectivesConfig
+from valor.training.step import ObjectivesConfig, PartConfig
 from valor.types import Modality
 
 _SEEN = (Modality.VISION,)
+_OF_SEEN = ObjectivesConfig(
+    alignment=AlignmentConfig(groups=_SEEN), captioning=CaptioningConfig(groups=_SEEN)
+)
+"""Of parts without sound: all of the weight is on the one group that they have."""
 _VISION_ALONE = {"webvid": 49, "cc3m": 58, "cc12m": 129, "coco": 17, "vg": 1, "hdvila": 98}
 """Thousands of steps: epochs x items / 1024, of the released configuration."""
 _BERT = "google-bert/bert-base-uncased"
@@ -82,8 +89,8 @@ def valor_base() -> TrainConfig:
         ),
         mixture=(
             PartConfig(name="valor", weight=39),
-            PartConfig(name="webvid", weight=78, groups=_SEEN),
-            PartConfig(name="cc3m", weight=94, groups=_SEEN),
+            PartConfig(name="webvid", weight=78, groups=_SEEN, objectives=_OF_SEEN),
+            PartConfig(name="cc3m", weight=94, groups=_SEEN, objectives=_OF_SEEN),
         ),
         batch_size=512,
         num_steps=200_000,
@@ -98,13 +105,15 @@ def valor_large() -> TrainConfig:
     COCO (150), Visual Genome (3) and HD-VILA-10M (10), all of batch 1024 and of vision alone; 2
     frames of VALOR-1M and 1 of the others. `--data` takes them by the names `valor`, `webvid`,
     `cc3m`, `cc12m`, `coco`, `vg` and `hdvila`; the weights are thousands of steps. Here batches are
-    of 1024 and samples of 2 frames throughout, and VALOR-1M has MLM too. What else differs is as
-    for `valor_base`. CLIP has the released configuration's own rate.
+    of 1024 and samples of 2 frames throughout. As in the released configuration, all but VALOR-1M
+    have MLM beside MGA and MGC. What else differs is as for `valor_base`. CLIP has the released
+    configuration's own rate.
 
     Cost: half a billion samples of some 2 TFLOP: a cluster's. Expected (paper, not measured here):
     VALOR-32K R@1 73.2, MSR-VTT R@1 54.4, CIDEr of VALOR-32K 61.5, MSRVTT-QA 49.2.
     """
     base = valor_base()
+    of_seen = replace(_OF_SEEN, masked_language=MaskedLanguageConfig(groups=_SEEN))
     return TrainConfig(
         model=TowersConfig(
             vision="openai/clip-vit-large-patch14",
@@ -113,14 +122,11 @@ def valor_large() -> TrainConfig:
             model=ValorConfig(text=BertConfig(max_length=128)),
         ),
         processor=evolve(base.processor, {"frames.num_bursts": 2}),
-        objectives=ObjectivesConfig(
-            masked_language=MaskedLanguageConfig(groups=(Modality.VISION,)),
-        ),
         optim=OptimConfig(learning_rate=5e-5, clip_norm=2.0, rates={"vision.": 8e-6}),
         mixture=(
             PartConfig(name="valor", weight=62),
             *(
-                PartConfig(name=name, weight=weight, groups=_SEEN)
+                PartConfig(name=name, weight=weight, groups=_SEEN, objectives=of_seen)
                 for name, weight in _VISION_ALONE.items()
             ),
         ),

@@ -25,7 +25,7 @@ from valor.models.language_model import LanguageDecoder
 from valor.models.valor import Valor, ValorConfig
 from valor.processing.processor import ProcessorConfig
 from valor.training.adapt import adapt
-from valor.training.parallel import encoder_layers
+from valor.training.parallel import layers_of
 from valor.training.run import TrainConfig, training_dtype
 from valor.training.start import FolderConfig, TowersConfig
 from valor.training.step import ObjectivesConfig
@@ -188,14 +188,18 @@ def _sample_cost(
         memory = model.remember(outputs)
     heads = counter.get_total_flops()
     num_media = sum(tokens.valid.shape[1] for tokens in memory.tokens.values())
-    length, objectives = processing.max_text_length, config.objectives
+    length = processing.max_text_length
     if isinstance(model, Valor):
         width = model.config.decoder_config.dim
-        texts = _text_flop(model, length, num_media, objectives)
+        count = partial(_text_flop, model, length, num_media)
     else:
         width = model.config.language_model.dim
-        texts = _prompted_flop(model.decoder, length, num_media, width, objectives)
-    cost.flop += heads * (3 + repeats) + texts * (2 + repeats + _trained_share(model.decoder))
+        count = partial(_prompted_flop, model.decoder, length, num_media, width)
+    weights = [part.weight for part in config.mixture] or [1.0]
+    by_part = zip(weights, map(count, config.objectives_by_part), strict=True)
+    texts = sum(weight * flop for weight, flop in by_part) / sum(weights)
+    again = repeats + config.compute.recompute_layers
+    cost.flop += heads * (3 + repeats) + texts * (2 + again + _trained_share(model.decoder))
     cost.activations = saved.total(recomputes=config.compute.recompute_layers)
     cost.activations += _KEPT * texts / width
     return cost
@@ -283,8 +287,8 @@ def _whole(output: EncoderOutput, pool: int) -> EncoderOutput:
 
 
 def _inner_layers(model: nn.Module) -> list[nn.Module]:
-    """The media encoders' layers that hold no others."""
-    layers = encoder_layers(model)
+    """The layers that hold no others."""
+    layers = layers_of(model)
     return [one for one in layers if not set(layers) & {*one.modules()} - {one}]
 
 
@@ -295,7 +299,7 @@ class _Saved:
         self._sizes: list[int] = []
         self._known = {_memory(p): p.data for p in model.parameters()}
         self._layers: list[tuple[int, int]] = []
-        """What each layer of the encoders was given, and what was kept inside of it."""
+        """What each layer was given, and what was kept inside of it."""
         self._begun = 0
         self._hooks: Any = None
         for layer in _inner_layers(model):

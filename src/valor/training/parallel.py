@@ -6,6 +6,7 @@ contrast sees the rows of all; a mean over a rank's rows is scaled, so that the 
 that over all rows. Loss and gradients are then those of one process with the joined batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,12 +14,13 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from valor.data.collate import Place, batch_of, tensors_of
+from valor.encoders.text import BertLayer
 from valor.errors import TrainingError
 from valor.objectives.base import LossTerm
 from valor.processes import device, gather, num_ranks, rank
@@ -27,13 +29,15 @@ from valor.types import Batch, Embeddings
 Parallel = Literal["none", "ddp", "fsdp"]
 
 
-def in_parallel(module: nn.Module, how: Parallel) -> nn.Module:
+def in_parallel(module: nn.Module, how: Parallel, layers: Sequence[nn.Module] = ()) -> nn.Module:
     """Let all ranks train a module together.
 
     Args:
         module: Its `forward` computes everything that gradients come from.
         how: Every rank holds all weights (`ddp`) or a part of each (`fsdp`); with `none` they
             share nothing.
+        layers: With `fsdp`, parts whose weights are whole only while they run, inner ones first;
+            all ranks run them equally often. All other weights are whole for the entire step.
 
     Returns:
         The module to call; the parameters of the one that was given are trained.
@@ -47,8 +51,10 @@ def in_parallel(module: nn.Module, how: Parallel) -> nn.Module:
     for scalar in scalars:
         if scalar.requires_grad:
             scalar.register_post_accumulate_grad_hook(_average)
-    for layer in encoder_layers(module):
+    for layer in layers:
         fully_shard(layer, mesh=mesh, ignored_params=scalars)
+        if isinstance(layer, BertLayer):
+            register_fsdp_forward_method(layer, "project_media")
     fully_shard(module, mesh=mesh, ignored_params=scalars)
     return module
 
@@ -59,13 +65,9 @@ def come_to_rest(module: nn.Module) -> None:
         module.reshard()
 
 
-def encoder_layers(module: nn.Module) -> list[nn.Module]:
-    """The layers of all media encoders, inner ones before those that hold them."""
-    lists = [
-        layers
-        for name, layers in module.named_modules()
-        if isinstance(layers, nn.ModuleList) and {"vision", "audio"} & set(name.split("."))
-    ]
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    """The layers of all encoders, decoders and language models, inner ones before their holders."""
+    lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
     return [layer for layers in reversed(lists) for layer in layers]
 
 

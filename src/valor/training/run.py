@@ -23,7 +23,7 @@ from valor.config import configclass, evolve, fingerprint
 from valor.data.collate import collate_training, placed
 from valor.data.loader import Loader, ReadingConfig, refuse_many_bad
 from valor.data.manifest import Record
-from valor.data.mixture import Mixture, PartConfig, rows_of_parts
+from valor.data.mixture import Mixture, rows_of_parts
 from valor.data.reading import FileSource, PartSource, Source
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError, TrainingError
@@ -42,6 +42,7 @@ from valor.training.state import claim, tidied
 from valor.training.step import (
     ComputeConfig,
     ObjectivesConfig,
+    PartConfig,
     found_terms,
     last_figures,
     shared_losses,
@@ -110,6 +111,12 @@ class TrainConfig:
             return self.num_steps
         return math.ceil(self.num_epochs * num_records / self.batch_size)
 
+    @property
+    def objectives_by_part(self) -> list[ObjectivesConfig]:
+        """What is learned from each part of the mixture, or from all records alike."""
+        own = [part.objectives or self.objectives for part in self.mixture]
+        return own or [self.objectives]
+
     def run(
         self,
         records: Sequence[Record],
@@ -174,6 +181,9 @@ def _run(
             claim(out, config, records, may_change=("compute",))
         torch.manual_seed(config.seed)
         model, processor = begin(config.model, config.processor, records)
+        contrasts = [own.alignment for own in config.objectives_by_part if own.alignment]
+        if found := [own for own in contrasts if own.loss == "sigmoid"]:
+            model.add_bias(found[0].sigmoid_bias)
         measured = deepcopy(model) if config.probe.every else None
         adapt(model, config.adapt)
         source = source or _source(config, records, processor, out, report)
@@ -185,8 +195,9 @@ def _run(
             source = load_tokens(model, source, records, processor, cache, pool=pool, progress=told)
     parts = _parts(config, records, source)
     special = processor.tokenizer.special
-    own = config.objectives.self_critical
-    reward = CiderReward(records, own.groups, processor.tokenizer) if own else None
+    rewarded = [own.self_critical for own in config.objectives_by_part if own.self_critical]
+    written = {group for own in rewarded for group in own.groups}
+    reward = CiderReward(records, list(written), processor.tokenizer) if written else None
     shared = shared_losses(model, config.objectives, special, config.compute, reward)
     about = _card(config, model.config, source)
 
@@ -234,7 +245,7 @@ def _check(
         twice, count = counts.most_common(1)[0]
         raise ManifestError(f"id {twice!r} stands {count} times in the data; make ids unique")
     if config.mixture:
-        rows_of_parts([record.id for record in records], config.mixture)
+        rows_of_parts([record.id for record in records], [part.name for part in config.mixture])
     if config.probe.every:
         if not held_out:
             raise ConfigError(
@@ -313,6 +324,7 @@ def _losses(
         num_ranks=num_ranks(),
     )
     groups = [part.groups for part in config.mixture] or [MEDIA_GROUPS]
+    objectives = config.objectives_by_part
     dtype = training_dtype(config.precision)
     parameters = dict(shared.named_parameters())
     scale = next((p for name, p in parameters.items() if name.endswith("log_scale")), None)
@@ -330,7 +342,8 @@ def _losses(
                 )
                 if isinstance(whole, TokenStore):
                     whole.put(batch)
-                terms = found_terms(shared(placed(batch, device(), dtype)))
+                batch = placed(batch, device(), dtype)
+                terms = found_terms(shared(batch, objectives[loaded.source]))
             if not terms:
                 come_to_rest(shared)
             figures = last_figures(shared) if terms else {}
@@ -349,7 +362,8 @@ def _parts(config: TrainConfig, records: Sequence[Record], source: Source) -> li
     if not config.mixture:
         return [source]
     readable = source.records if isinstance(source, _Read) else records
-    rows = rows_of_parts([record.id for record in readable], config.mixture)
+    names = [part.name for part in config.mixture]
+    rows = rows_of_parts([record.id for record in readable], names)
     return [PartSource(source, own.tolist()) for own in rows]
 
 

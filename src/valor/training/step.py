@@ -24,13 +24,13 @@ from valor.objectives.self_critical import Reward, SelfCriticalConfig, criticise
 from valor.training.parallel import (
     Parallel,
     averaged,
-    encoder_layers,
     gathered,
     gathered_embeddings,
     in_parallel,
+    layers_of,
     levelled,
 )
-from valor.types import Batch, Embeddings, Modality, SpecialIds
+from valor.types import MEDIA_GROUPS, Batch, Embeddings, Modality, SpecialIds
 
 
 @configclass
@@ -51,6 +51,26 @@ class ObjectivesConfig:
 
 
 @configclass
+class PartConfig:
+    """A part of the data that has steps of its own."""
+
+    name: str
+    """Ids of its records begin with it and `/`, as `--data NAME=...` makes them."""
+    weight: float = 1.0
+    """How often a step sees it, to any scale."""
+    groups: tuple[Modality, ...] = MEDIA_GROUPS
+    """Groups that learn from it. What is in none of them, such as the sound of recordings whose
+    texts never speak of it, is left out."""
+    objectives: ObjectivesConfig | None = None
+    """What is learned from it; None takes the run's."""
+
+    def __post_init__(self) -> None:
+        """Reject a part that nothing can be learned from."""
+        if not self.name or "/" in self.name or not self.groups or not self.weight > 0:
+            raise ValueError("a part needs a name without /, a weight above 0 and groups")
+
+
+@configclass
 class ComputeConfig:
     """How a step is computed. What it learns is the same, so a run may go on with another way."""
 
@@ -60,13 +80,14 @@ class ComputeConfig:
     that is alone, which shares nothing whatever stands here."""
     micro_batch: int | None = None
     """Rows that a process computes at a time, twice each, for batches larger than memory; texts are
-    still contrasted with the whole batch. None computes all rows at once."""
+    still contrasted with the whole batch, but matched with these rows alone. None computes all
+    rows at once."""
     recompute_layers: bool = False
-    """Compute the media encoders' layers again for the gradients, instead of keeping what they
-    made: half the memory for a third more time."""
+    """Compute the layers of encoders and decoder again for the gradients, instead of keeping what
+    they made: half the memory for a third more time."""
     compile: bool = False
-    """Compile the media encoders' layers with torch.compile, which takes a minute at the start and
-    on a CPU needs a C++ compiler."""
+    """Compile the layers of encoders and decoder with torch.compile, which takes a minute or two at
+    the start and on a CPU needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -79,11 +100,12 @@ class Losses(nn.Module):
 
     Args:
         model: Of any system.
-        config: What is learned.
+        config: What is learned from batches that come without objectives of their own.
         special: The tokenizer's special ids.
         micro_batch: Rows that are computed at a time. Their activations are computed again when
             gradients need them, with the same random numbers, so that memory holds those of so
-            many rows; texts are still contrasted with all rows. None computes all rows at once.
+            many rows; texts are still contrasted with all rows, but matched with these alone. None
+            computes all rows at once.
         reward: Of texts that the model writes, if an objective needs it.
 
     Source:
@@ -105,37 +127,49 @@ class Losses(nn.Module):
         self.figures: dict[str, float] = {}
         """What the last step is worth a curve for beside its terms."""
 
-    def forward(self, batch: Batch) -> dict[str, tuple[Float[Tensor, ""], LossTerm]]:
+    def forward(
+        self, batch: Batch, objectives: ObjectivesConfig | None = None
+    ) -> dict[str, tuple[Float[Tensor, ""], LossTerm]]:
         """Compute every term that the rows of any rank give.
 
         The values stand alone too, because DDP and FSDP look for tensors in plain containers.
+
+        Args:
+            batch: This rank's rows.
+            objectives: What is learned from this step, the same on all ranks; None is the config's.
+
+        Returns:
+            Values and terms by name.
         """
-        batch = levelled(batch)
+        batch, config = levelled(batch), objectives or self.config
         tensors = tensors_of(batch)
         num_rows = len(next(iter(tensors.values())))
         size = self.micro_batch or num_rows
         if num_rows <= size:
-            parts = [self._part(batch.ids, tensors)]
+            parts = [self._part(config, batch.ids, tensors)]
         else:
             cuts = [slice(first, first + size) for first in range(0, num_rows, size)]
             parts = [
                 checkpoint(
                     self._part,
+                    config,
                     batch.ids[cut],
                     {place: tensor[cut] for place, tensor in tensors.items()},
                     use_reentrant=False,
                 )
                 for cut in cuts
             ]
-        terms = self._contrast([encoded for encoded, _ in parts], batch)
+        terms: dict[str, LossTerm] = {}
+        if config.alignment:
+            terms |= self._contrast([encoded for encoded, _ in parts], batch, config.alignment)
         terms |= averaged(_mean([terms for _, terms in parts]))
         return {name: (term.value, term) for name, term in terms.items()}
 
     def _part(
-        self, ids: list[str], tensors: dict[Place, Tensor]
+        self, config: ObjectivesConfig, ids: list[str], tensors: dict[Place, Tensor]
     ) -> tuple[Any, dict[str, LossTerm]]:
         """Encode some rows; returns their embeddings, and the terms that each row has alone."""
-        batch, config = batch_of(ids, tensors), self.config
+        batch = batch_of(ids, tensors)
         encoded = self.model(batch)
         decoder: Any = getattr(self.model, "decoder", None)
         terms: dict[str, LossTerm] = {}
@@ -157,10 +191,10 @@ class Losses(nn.Module):
             terms |= objective.terms(encoded, batch, decoder, self.special)
         return replace(encoded, memory=None) if config.alignment else None, terms
 
-    def _contrast(self, parts: list[Encoded], batch: Batch) -> dict[str, LossTerm]:
+    def _contrast(
+        self, parts: list[Encoded], batch: Batch, config: AlignmentConfig
+    ) -> dict[str, LossTerm]:
         """Compare the rows of all parts and of all ranks."""
-        if not self.config.alignment:
-            return {}
         encoded = replace(
             parts[0],
             media=_joined([part.media for part in parts]),
@@ -176,7 +210,7 @@ class Losses(nn.Module):
             group: replace(text, token_ids=gathered(text.token_ids), valid=gathered(text.valid))
             for group, text in batch.aligned_texts.items()
         }
-        return align(encoded, replace(batch, aligned_texts=texts), self.config.alignment)
+        return align(encoded, replace(batch, aligned_texts=texts), config)
 
 
 @torch.no_grad()
@@ -244,15 +278,19 @@ def shared_losses(
     Returns:
         To be called with a batch; see `found_terms`.
     """
-    layers = encoder_layers(model)
+    layers = layers_of(model)
     if compute.compile:
         for layer in layers:
             layer.forward = torch.compile(layer.forward)
     if compute.recompute_layers:
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    if reward is not None and isinstance(decoder := getattr(model, "decoder", None), nn.Module):
+        # Ranks write texts of other lengths, so they cannot gather layers together meanwhile.
+        writing = set(decoder.modules())
+        layers = [layer for layer in layers if layer not in writing]
     losses = Losses(model, config, special, compute.micro_batch, reward)
-    return in_parallel(losses, compute.parallel)
+    return in_parallel(losses, compute.parallel, layers)
 
 
 def found_terms(found: dict[str, tuple[Float[Tensor, ""], LossTerm]]) -> dict[str, LossTerm]:

@@ -23,9 +23,9 @@ from valor.data.collate import collate_media, placed, restricted
 from valor.data.manifest import Record
 from valor.data.reading import Source
 from valor.data.samples import SampleStore, change_stamp
+from valor.data.storage import write_whole
 from valor.errors import ConfigError, ManifestError, MediaError
 from valor.processing.processor import Processor, ProcessorConfig
-from valor.data.storage import write_whole
 from valor.types import AUDIOVISUAL, Batch, EncoderOutput, Modality, Sample, Tokens
 
 _AT_ONCE = 16
