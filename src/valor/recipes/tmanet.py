@@ -29,7 +29,7 @@ from valor.models.temporal_memory import (
 from valor.objectives.masks import MaskObjectiveConfig, segment
 from valor.processing.sequences import SequenceConfig, normalised
 from valor.training.loop import Losses, StepLoss, Task, fit
-from valor.training.monitor import Report, silent
+from valor.training.monitor import Report, silent, write_run_page
 from valor.training.optim import OptimConfig
 from valor.training.state import claim
 
@@ -97,6 +97,7 @@ class MaskTrainConfig:
             f"{self.batch_size} on {len(clips)} rendered videos.\n"
         )
         save_mask_model(out / "model", self.model, self.sequence, weights, card=card)
+        write_run_page(out)
         return out / "model"
 
 

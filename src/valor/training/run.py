@@ -32,7 +32,7 @@ from valor.processes import device, first_rank_first, joined, num_ranks, rank, s
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
-from valor.training.monitor import Report, silent
+from valor.training.monitor import Report, silent, write_run_page
 from valor.training.optim import OptimConfig
 from valor.training.probe import HeldOut, Probe, ProbeConfig
 from valor.training.start import FolderConfig, StartConfig, TowersConfig, begin
@@ -118,7 +118,7 @@ def run(
     Args:
         config: The complete run.
         records: Training data.
-        out: Run folder; made if needed.
+        out: Run folder; made if needed. Its page is `report.html`.
         source: Holds the samples of the records, row for row; None for their media files.
         held_out: What `config.probe` looks at.
         report: Told about progress in stages `prepare` and `train`.
@@ -189,6 +189,8 @@ def _run(
         probe=Probe(config.probe, lambda found: look(whole(found)), partial(keep, "best")),
     )
     keep("model", fit(task, out, report=report))
+    if rank() == 0:
+        write_run_page(out)
     wait_for_all()
     return out / ("best" if config.probe.every else "model")
 
