@@ -43,17 +43,25 @@ class MaskTrainConfig:
     """A complete run on the rendered world."""
 
     model: TemporalMemoryConfig
+    """Sizes and classes."""
     sequence: SequenceConfig
+    """Size of frames, and which past ones are shown."""
     objective: MaskObjectiveConfig = MaskObjectiveConfig()
+    """Which pixels count."""
     optim: OptimConfig = OptimConfig(learning_rate=3e-3, weight_decay=0.02, clip_norm=1.0)
+    """Optimizer and schedule."""
     spoilt: float = 0.5
     """How often the current frame is spoilt in training."""
     pans: bool = True
     """Whether the camera looks elsewhere in every frame."""
     batch_size: int = 16
+    """Videos per step."""
     num_steps: int = 800
+    """Updates of the weights."""
     save_every: int = 200
+    """Steps between two states on disk."""
     seed: int = 0
+    """Of fresh weights, moments and spoilt frames."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""

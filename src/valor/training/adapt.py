@@ -23,6 +23,7 @@ class AdaptConfig:
     lora_rank: int = 0
     """Width of the low-rank updates; 0 for none."""
     lora_scale: float = 2.0
+    """Factor of the low-rank updates."""
     lora_layers: tuple[str, ...] = ("q_proj", "v_proj")
     """Last parts of the names of the linear layers that are adapted, frozen or not."""
 

@@ -53,19 +53,28 @@ class TrainConfig:
     """A complete run."""
 
     model: StartConfig = ValorConfig()
+    """What is trained: fresh weights, a model folder, or pretrained towers."""
     processor: ProcessorConfig = ProcessorConfig()
+    """How recordings and texts become tensors; pretrained towers replace what they need
+    otherwise."""
     objectives: ObjectivesConfig = ObjectivesConfig()
+    """What is learned."""
     adapt: AdaptConfig = AdaptConfig()
+    """Which weights are trained, and how."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer and schedule."""
     compute: ComputeConfig = ComputeConfig()
+    """How a step is computed; may change when a run goes on."""
     mixture: tuple[PartConfig, ...] = ()
     """Parts of the data, of which each step sees one; () draws from all records alike."""
     batch_size: int = 64
     """Of all processes together."""
     num_steps: int = 1000
+    """Updates of the weights."""
     num_epochs: int | None = None
     """Passes over the data, in the place of `num_steps`."""
     seed: int = 0
+    """Of fresh weights, and of all that is drawn: samples, texts, masks, dropout."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 where the processor multiplies matrices in it."""
     save_every: int = 200
