@@ -115,8 +115,8 @@ def configuration_page() -> str:
         "# Configuration\n",
         "Keys of recipes, model folders and processors, by the class that reads them. Reading is",
         "strict: an unknown key is an error. `valor train RECIPE --model.audio.num-layers 2`",
-        "changes the key `model.audio.num_layers`. Where classes can be chosen from, the key `kind`",
-        "says which one is meant.",
+        "changes the key `model.audio.num_layers`. Where there are several classes to choose from,",
+        "the key `kind` says which one is meant.",
     ]
     for path, node in configurations():
         found = list(fields(node))
