@@ -21,7 +21,7 @@ _LINES = 100
 _MANIFEST_BYTES = 16 << 20
 """Of its beginning; what comes after is not read."""
 _ABOUT = (Modality.AUDIO, Modality.VISION, AUDIOVISUAL)
-"""What examples speak about, in turn: that sounds can be searched for is what people do not know."""
+"""What examples speak about, in turn; that sounds can be searched for is not well known."""
 
 
 def find_examples(library: Library, roots: Sequence[Path], paths: Collection[str]) -> list[str]:
