@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/valor"
 _NOTE = "<!-- Written by docs/generate.py; change the code and run `make pages`. -->\n\n"
 _PICTURE = re.compile(r"(?<=<!-- picture -->\n).*?(?=<!-- end of picture -->)", re.DOTALL)
+_NO_CONFIGURATION = ("Entry", "LibraryInfo", "Published", "ShardStats", "Stats")
+"""Classes that are read as strictly, but that nobody writes by hand."""
 _KINDS = {
     "data": tuple(SUBCOMMANDS),
     "library": ("remove", "refresh", "compact", "export"),
@@ -113,20 +115,27 @@ def configuration_page() -> str:
         "# Configuration\n",
         "Keys of recipes, model folders and processors, by the class that reads them. Reading is",
         "strict: an unknown key is an error. `valor train RECIPE --model.audio.num-layers 2`",
-        "changes the key `model.audio.num_layers`.",
+        "changes the key `model.audio.num_layers`. Where there are several classes to choose from,",
+        "the key `kind` says which one is meant.",
     ]
+    for path, node in configurations():
+        found = list(fields(node))
+        kinds = [default.strip("'") for name, _, default, _ in found if name == "kind"]
+        place = f"In `{path.as_posix()}`" + "".join(f"; `kind` is `{kind}`" for kind in kinds)
+        lines += [f"\n## {node.name}\n", f"{ast.get_docstring(node)}\n", f"{place}.\n"]
+        lines += ["| key | type | default | |", "|--|--|--|--|"]
+        lines += [_row(*field) for field in found if field[0] != "kind"]
+    return "\n".join(lines) + "\n"
+
+
+def configurations() -> Iterator[tuple[Path, ast.ClassDef]]:
+    """Every configuration class that a user meets, and the file that it is in."""
     for path, tree in trees():
         for node in tree.body:
-            decorators = getattr(node, "decorator_list", [])
-            if isinstance(node, ast.ClassDef) and "configclass" in map(ast.unparse, decorators):
-                lines += [f"\n## {node.name}\n", f"{ast.get_docstring(node)}\n"]
-                lines += [
-                    f"In `{path.as_posix()}`.\n",
-                    "| key | type | default | |",
-                    "|--|--|--|--|",
-                ]
-                lines += [_row(*field) for field in fields(node)]
-    return "\n".join(lines) + "\n"
+            if not isinstance(node, ast.ClassDef) or node.name in _NO_CONFIGURATION:
+                continue
+            if "configclass" in map(ast.unparse, node.decorator_list):
+                yield path, node
 
 
 def fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str, str]]:

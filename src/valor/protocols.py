@@ -46,12 +46,15 @@ class Protocol:
     """One benchmark."""
 
     name: str
+    """As `--protocol` takes it."""
     task: Task
+    """What is measured."""
     groups: tuple[Modality, ...]
     """What is looked at, the one that comparisons are about first."""
     format: str | None = None
     """Of `valor data import`."""
     split: str = "test"
+    """Of the manifest, measured."""
     num_test: int | None = None
     """Recordings of the whole test split, where the paper tells."""
     captions_per_item: int | None = None
@@ -59,18 +62,25 @@ class Protocol:
     text_tokens: int | None = None
     """Most tokens of a text between its start and its end; None keeps the model's."""
     training: Sampling = Sampling()
+    """Of a recording, in fine-tuning."""
     testing: Sampling = Sampling()
+    """Of a recording, when measured."""
     image_px: int | None = None
     """Height and width of frames; None keeps the model's."""
     answers: str = "exact"
     """How answers are scored, as `metrics/answer_protocols.py` names it."""
     num_beams: int = 1
+    """Texts that are kept at each word when writing."""
     learning_rate: float = 2e-5
+    """Of fine-tuning."""
     epochs: int = 10
+    """Of fine-tuning."""
     batch_size: int = 64
+    """Of fine-tuning."""
     predicts_every_word: bool = False
     """Whether fine-tuning predicts all words in one pass instead of a masked share of them."""
     published: tuple[Published, ...] = ()
+    """What papers state."""
     released: tuple[Published, ...] = ()
     """What the released checkpoint is confirmed to give, for `valor reproduce`."""
 

@@ -36,6 +36,27 @@ def test_runs_stand_side_by_side_on_a_page_that_needs_nothing_else(tmp_path, cap
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
 
 
+def test_one_run_has_its_own_page_with_all_settings(tmp_path, capsys):
+    folder = run_folder(tmp_path / "run<b>", rate=0.125, losses=[3.0, float("nan"), 1.234])
+    assert main(["report", folder]) == 0
+    assert "report.html" in capsys.readouterr().out
+    page = (tmp_path / "run<b>/report.html").read_text()
+    assert "run&lt;b&gt;" in page and "run<b>" not in page
+    assert ">seed<" in page and "optim.learning_rate" in page
+    assert "3 steps in 2.0 minutes; best look at held-out records 0.700 after 1 steps." in page
+    assert ">3</td>" in page and ">1.234</td>" in page
+    assert page.count("<figure>") == page.count("<polyline") == 3
+
+
+def test_the_page_of_an_evaluation_is_kept(tmp_path):
+    folder = run_folder(tmp_path / "run", rate=0.125, losses=[3.0, 2.0])
+    (tmp_path / "run/report.json").write_text("{}")
+    (tmp_path / "run/report.html").write_text("evaluation")
+    assert main(["report", folder]) == 0
+    assert (tmp_path / "run/report.html").read_text() == "evaluation"
+    assert "<polyline" in (tmp_path / "run/run.html").read_text()
+
+
 def test_what_is_no_run_folder_is_a_wrong_usage(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "no run folder" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from valor.evaluation.charts import TERMS
 from valor.evaluation.report import Example, SearchExample, summary_table, write_report
 
 GROUPS = ("vision", "audio", "audiovisual")
@@ -201,13 +202,17 @@ def test_a_report_of_nothing_has_no_sections(tmp_path: Path):
 
 def test_learning_curves_have_a_line_per_term_and_end_where_training_ends(tmp_path: Path):
     page = written(tmp_path, curves=CURVES)
-    lines = re.findall(r'<polyline class="line is-(\w+) of-(\w+)" points="([^"]*)"', page)
-    assert {(term, group) for term, group, _ in lines} == {
-        ("align", "vision"),
-        ("align", "audiovisual"),
-        ("caption", "audiovisual"),
-        ("answer", "audiovisual"),
-    }
+    lines = [
+        (title, *line)
+        for title, figure in re.findall(r"<figcaption>([^<]*)</figcaption>(.*?)</figure>", page)
+        for line in re.findall(r'<polyline class="line of-(\w+)" points="([^"]*)"', figure)
+    ]
+    assert [(title, group) for title, group, _ in lines] == [
+        ("Alignment", "vision"),
+        ("Alignment", "audiovisual"),
+        ("Captions", "audiovisual"),
+        ("Answers", "audiovisual"),
+    ]
     for _, _, points in lines:
         xs, ys = zip(*(map(float, point.split(",")) for point in points.split()), strict=True)
         assert len(xs) <= 80
@@ -216,6 +221,24 @@ def test_learning_curves_have_a_line_per_term_and_end_where_training_ends(tmp_pa
         assert -190 <= min(ys) <= max(ys) <= 0
         assert ys[0] < ys[-1], "a falling loss goes down, where y is larger"
     assert "up to step 300, reached after 3.0 minutes" in page
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_every_kind_of_term_is_drawn(tmp_path: Path, term: str):
+    curves = [{"step": 0, "elapsed_s": 1.0, f"{term}/audio": 1.0, "grad_norm/audio": 1.0}]
+    assert written(tmp_path, curves=curves).count("<polyline") == 1
+
+
+def test_a_loss_below_zero_stays_inside_of_the_axes(tmp_path: Path):
+    curves = [
+        {"step": step, "elapsed_s": 1.0, "self_critical/audio": value}
+        for step, value in enumerate([0.5, -0.25, -2.5])
+    ]
+    page = written(tmp_path, curves=curves)
+    (points,) = re.findall(r'<polyline [^>]*points="([^"]*)"', page)
+    heights = [float(point.split(",")[1]) for point in points.split()]
+    assert -190 <= heights[0] < heights[1] < heights[2] <= 0
+    assert ">-2.5<" in page
 
 
 def test_values_that_are_no_number_are_no_point(tmp_path: Path):

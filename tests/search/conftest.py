@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from valor.types import Embeddings, Modality, Segment
 
 SEGMENT_S = 5.0
 DIM = 64
+WRITTEN_WORDS = ["<pad>", "<start>", "<end>", *(f"word{number}" for number in range(29))]
+"""By their ids, of a model that reads or writes down; the first three are marks."""
 
 
 class WordModel:
@@ -84,6 +87,19 @@ def embed(rows: Sequence[Sequence[int]]) -> Embeddings:
         vectors[index, : len(words)] = codebook[list(words)]
         valid[index, : len(words)] = True
     return Embeddings(vectors=vectors, weight_logits=2 * vectors[..., 0], valid=valid)
+
+
+def written_tokenizer() -> Any:
+    """A tokenizer of `WRITTEN_WORDS` alone, as the transformers library saves it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: index for index, word in enumerate(WRITTEN_WORDS)}
+    raw = Tokenizer(models.WordLevel(ids, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", bos_token="<start>", eos_token="<end>"
+    )
 
 
 def scenes_of(path: str) -> list[dict]:

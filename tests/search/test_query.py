@@ -208,6 +208,13 @@ def test_index_finds_what_a_scan_finds(indexed, using, text):
     assert len(set(map(place, found)) & set(map(place, exact))) >= 9
 
 
+@pytest.mark.parametrize("using", ["vision", "audiovisual"])
+def test_index_gives_as_many_hits_as_asked_for(indexed, using):
+    assert query._NUM_CANDIDATES < 300
+    hits = indexed.search("word3 word17", using=using, limit=300, merged=False)
+    assert len({place(hit) for hit in hits}) == len(hits) == 300
+
+
 def test_index_keeps_in_step_with_what_is_added_removed_and_compacted(indexed, write_file):
     new = write_file("new.mp4", {"see": "zebra"}, {"see": "giraffe"})
     indexed.add(new)

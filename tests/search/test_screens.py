@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertLMHeadModel,
-    PreTrainedTokenizerFast,
     TrOCRProcessor,
     VisionEncoderDecoderModel,
     ViTConfig,
@@ -16,10 +14,9 @@ from transformers import (
     ViTModel,
 )
 
+from tests.search.conftest import WRITTEN_WORDS, written_tokenizer
 from valor.errors import ModelError
 from valor.search.screens import ScreenReader
-
-WORDS = ["<pad>", "<start>", "<end>", *(f"word{number}" for number in range(29))]
 
 
 @pytest.fixture
@@ -39,13 +36,8 @@ def reader(tmp_path: Path) -> Path:
         setattr(model.generation_config, name, value)
     folder = tmp_path / "reader"
     model.save_pretrained(folder)
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", bos_token="<start>", eos_token="<end>"
-    )
     pictures = ViTImageProcessor(size={"height": 8, "width": 8})
-    TrOCRProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(folder)
+    TrOCRProcessor(image_processor=pictures, tokenizer=written_tokenizer()).save_pretrained(folder)
     return folder
 
 
@@ -59,7 +51,7 @@ def test_only_pictures_have_words_and_neighbours_change_none(reader, tmp_path):
     first, nothing, other = screens.read(stretches)
     assert nothing is None
     assert first
-    assert set(first.split()) <= set(WORDS[3:])
+    assert set(first.split()) <= set(WRITTEN_WORDS[3:])
     assert screens.read(stretches[2:]) == [other]
     assert screens.read(stretches[:1]) == [first]
 

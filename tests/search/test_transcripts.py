@@ -4,18 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    PreTrainedTokenizerFast,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
 
+from tests.search.conftest import WRITTEN_WORDS, written_tokenizer
 from valor.errors import ModelError
 from valor.search.transcripts import Transcriber
-
-WORDS = ["<pad>", "<start>", "<end>", *(f"word{number}" for number in range(29))]
 
 
 @pytest.fixture
@@ -32,14 +29,9 @@ def whisper(tmp_path: Path) -> Path:
     model.generation_config.max_length = None
     folder = tmp_path / "whisper"
     model.save_pretrained(folder)
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", bos_token="<start>", eos_token="<end>"
-    )
     extractor = WhisperFeatureExtractor(feature_size=8)
     extractor.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    written_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -63,7 +55,7 @@ def test_only_sound_has_words_and_neighbours_change_none(whisper, tmp_path):
     assert first
     assert transcriber.transcribe(stretches[:1]) == [first]
     assert transcriber.transcribe(stretches[2:3]) == [other]
-    assert set(first.split()) <= set(WORDS[3:])
+    assert set(first.split()) <= set(WRITTEN_WORDS[3:])
 
 
 def test_what_is_no_whisper_is_refused(tmp_path):

@@ -50,3 +50,25 @@ def test_a_manifest_that_is_none_gives_nothing(world_copy, model, content):
     library = Library(world_copy / "library", model=model)
     (world_copy / "manifest.jsonl").write_text(content)
     assert find_examples(library, [world_copy / "media"], ["x"]) == []
+
+
+def test_no_more_of_a_manifest_is_read_than_needed(world_copy, model, monkeypatch):
+    library = Library(world_copy / "library", model=model)
+    library.add(world_copy / "media")
+    manifest = world_copy / "manifest.jsonl"
+    lines = [line for line in manifest.read_text().splitlines() if "test-00000" in line][:4]
+    paths = paths_of(library)
+
+    def found(content: str) -> list[str]:
+        manifest.write_text(content)
+        return find_examples(library, [world_copy / "media"], paths)
+
+    expected = found("\n".join(lines))
+    assert expected
+    broken = "\n".join([*lines, "{"])
+    assert found(broken) == []
+    monkeypatch.setattr("valor.server.examples._LINES", len(lines))
+    assert found(broken) == expected
+    monkeypatch.setattr("valor.server.examples._LINES", 100)
+    monkeypatch.setattr("valor.server.examples._MANIFEST_BYTES", len("\n".join(lines)) + 1)
+    assert found(broken) == expected

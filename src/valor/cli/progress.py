@@ -1,10 +1,11 @@
-"""Progress on stderr: stage, bar, rate and time left."""
+"""Progress on stderr: stage, bar, rate and time left, and how it goes in a line of its own."""
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,11 +24,19 @@ class _Rate(ProgressColumn):
     """Things done per second."""
 
     def render(self, task: Task) -> Text:
-        """Show the recent rate."""
-        if task.fields["note"]:
-            return Text(task.fields["note"])
+        """Show the recent rate, unless the stage tells its own."""
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s")
+        return Text("" if speed is None or task.fields["note"] else f"{speed:.1f}/s")
+
+
+class _Bars(Progress):
+    """Bars, and below them the last note, which has the whole width."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Show bars and note."""
+        yield self.make_tasks_table(self.tasks)
+        notes = [task.fields["note"] for task in self.tasks if task.fields["note"]]
+        yield from map(Text, notes[-1:])
 
 
 class StageProgress:
@@ -40,10 +49,10 @@ class StageProgress:
         console = Console(stderr=True)
         self._live = console.is_terminal
         self._tasks: dict[str, TaskID] = {}
-        self._starts: dict[str, float] = {}
+        self._starts: dict[str, tuple[float, int]] = {}
         self._tenths: dict[str, int] = {}
         self._last_end = time.perf_counter()
-        self._progress = Progress(
+        self._progress = _Bars(
             TextColumn("{task.description:>10}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -71,14 +80,15 @@ class StageProgress:
         task = self._tasks.get(stage)
         if task is None:
             task = self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
-            self._starts[stage] = self._last_end
+            # A run that goes on begins with a later step.
+            self._starts[stage] = (self._last_end, max(0, done - 1))
         self._progress.update(task, completed=done, total=total, note=note)
         if done == total:
             self._last_end = time.perf_counter()
         tenth = 10 * done // total
         if not self._live and tenth > self._tenths.get(stage, 0):
             self._tenths[stage] = tenth
-            elapsed_s = max(time.perf_counter() - self._starts[stage], 1e-3)
-            left_s = elapsed_s / done * (total - done)
-            rate = f"{note or f'{done / elapsed_s:.1f}/s'}, {left_s:.0f} s left"
+            start_s, before = self._starts[stage]
+            speed = (done - before) / max(time.perf_counter() - start_s, 1e-3)
+            rate = f"{note or f'{speed:.1f}/s'}, {(total - done) / speed:.0f} s left"
             print(f"{stage}: {done} of {total}, {rate}", file=sys.stderr, flush=True)

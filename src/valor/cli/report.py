@@ -1,4 +1,4 @@
-"""`valor report`: training runs side by side on one page."""
+"""`valor report`: a training run, or several side by side, on one page."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ class Arguments:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, as `valor train` writes them."""
     out: Path | None = None
-    """The page; `runs.html` in the first run folder by default."""
+    """The page; by default `report.html` in the run folder, of several `runs.html` in the first
+    one."""
     json: Json = False
     """A JSON object on stdout at the end."""
 
@@ -26,23 +27,16 @@ class Arguments:
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     arguments = parse(Arguments, argv, verb="report")
-    from valor.config import parse_json
-    from valor.evaluation.comparison import TrainedRun, write_run_comparison
-    from valor.training.monitor import read_metrics
+    from valor.evaluation.comparison import write_run_comparison
+    from valor.training.monitor import read_run, write_run_page
 
     if not arguments.runs:
         raise UsageError("valor report: give one run folder or several")
-    runs: dict[str, TrainedRun] = {}
-    for folder in arguments.runs:
-        config, metrics = folder / "config.json", folder / "metrics.jsonl"
-        if not config.is_file() or not metrics.is_file():
-            raise UsageError(
-                f"{folder}: no run folder (config.json or metrics.jsonl is missing); "
-                "give what `valor train` was given as --out"
-            )
-        settings = parse_json(config.read_bytes(), str(config))
-        runs[str(folder)] = TrainedRun(curves=read_metrics(metrics), config=settings)
-    out = arguments.out or arguments.runs[0] / "runs.html"
-    write_run_comparison(out, runs)
+    first, *others = arguments.runs
+    if others:
+        out = arguments.out or first / "runs.html"
+        write_run_comparison(out, {str(folder): read_run(folder) for folder in arguments.runs})
+    else:
+        out = write_run_page(first, arguments.out)
     print(json.dumps({"report": str(out)}) if arguments.json else f"report in {out}")
     return 0

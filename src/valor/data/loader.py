@@ -46,6 +46,7 @@ class ReadingConfig:
     max_bad_fraction: float = 0.01
     """The run stops when more than this part of what was read is bad."""
     augment: AugmentConfig | None = None
+    """Random changes of each view; None for none."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""

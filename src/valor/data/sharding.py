@@ -53,15 +53,19 @@ class ShardConfig:
     """What is stored of a record."""
 
     records_per_shard: int = 500
+    """Of the manifest, in one tar file; unreadable ones count too."""
     content: Literal["frames", "original"] = "frames"
     """Pictures and sound, decoded and compressed anew, or the bytes of the whole media file."""
     short_side_px: int = 256
+    """Pictures are scaled to this; the longer side follows."""
     fps: float = 4.0
     """Pictures per second, each from the middle of its part of the record."""
     backend: Backend = "pyav"
     """Who decodes the pictures."""
     jpeg_quality: int = 90
+    """Of pictures, from 1 to 100."""
     audio: Literal["flac", "opus"] = "flac"
+    """How sound is compressed: FLAC without loss, or Opus, which is smaller."""
     sample_rate_hz: int = 48_000
     """Sound of a lower rate keeps it in FLAC."""
     longest_s: float = 300.0

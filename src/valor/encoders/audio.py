@@ -21,14 +21,23 @@ class AstConfig:
 
     kind: Literal["ast"] = "ast"
     num_mels: int = 64
+    """Mel bins of a spectrogram window."""
     hops_per_window: int = 512
+    """Spectra of a window."""
     patch_mels: int = 16
+    """Mel bins that one patch covers; a divisor of `num_mels`."""
     patch_hops: int = 16
+    """Spectra that one patch covers; a divisor of `hops_per_window`."""
     dim: int = 768
+    """Width of the tokens."""
     num_layers: int = 12
+    """Transformer layers."""
     num_heads: int = 12
+    """Heads of attention of each layer; they share `dim` evenly."""
     mlp_dim: int = 3072
+    """Width between the two linear maps that follow attention in a layer."""
     norm_eps: float = 1e-5
+    """Added to the variance in layer norms."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""

@@ -20,11 +20,17 @@ class ClipTextConfig:
 
     kind: Literal["clip_text"] = "clip_text"
     vocab_size: int = 49_408
+    """Words and parts of words that the tokenizer knows."""
     max_length: int = 77
+    """Most tokens of a text; there is a learned position for each."""
     dim: int = 512
+    """Width of the tokens."""
     num_layers: int = 12
+    """Transformer layers."""
     num_heads: int = 8
+    """Heads of attention of each layer; they share `dim` evenly."""
     activation: Activation = "quick_gelu"
+    """What stands between the two linear maps of a layer's MLP."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""

@@ -21,9 +21,11 @@ class PyramidConfig:
 
     kind: Literal["resnet"] = "resnet"
     block: Literal["bottleneck", "basic"] = "bottleneck"
+    """Three convolutions a block, the middle one narrow, or two of 3x3."""
     stem: Literal["single", "deep"] = "single"
     """One convolution of 7x7, or three of 3x3 (ResNet-C of arXiv 1812.01187)."""
     stem_dim: int = 64
+    """Channels before the first stage."""
     stem_pool: bool = True
     """Halve once more before the first stage."""
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
@@ -31,6 +33,7 @@ class PyramidConfig:
     depths: tuple[int, ...] = (3, 4, 6, 3)
     """Blocks of each stage."""
     strides: tuple[int, ...] = (1, 2, 1, 1)
+    """By how much each stage reduces height and width."""
     dilations: tuple[int, ...] = (1, 1, 2, 4)
     """Of each stage's 3x3 convolutions; its first block dilates half as much."""
 

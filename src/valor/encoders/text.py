@@ -37,13 +37,21 @@ class BertConfig:
 
     kind: Literal["bert"] = "bert"
     vocab_size: int = 30_522
+    """Words and parts of words that the tokenizer knows."""
     max_length: int = 512
+    """Most tokens of a text; there is a learned position for each."""
     dim: int = 768
+    """Width of the tokens."""
     num_layers: int = 12
+    """Transformer layers."""
     num_heads: int = 12
+    """Heads of attention of each layer; they share `dim` evenly."""
     mlp_dim: int = 3072
+    """Width between the two linear maps that follow attention in a layer."""
     dropout: float = 0.1
+    """Share of values set to zero in training, of embeddings and of what each layer adds."""
     norm_eps: float = 1e-12
+    """Added to the variance in layer norms."""
     cross_attention: CrossAttentionKind = "concatenated"
     """How a layer looks at media: at vision and audio in a row, at each by itself with the results
     added, or at one after the other. With `none`, media stand before the text and are part of

@@ -41,7 +41,9 @@ class VideoSwinConfig:
     depths: tuple[int, ...] = (2, 2, 18, 2)
     """Blocks of each stage."""
     num_heads: tuple[int, ...] = (4, 8, 16, 32)
+    """Heads of attention of each stage."""
     window: tuple[int, int, int] = (8, 7, 7)
+    """Bursts of frames, rows and columns of tokens that attend to each other."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""

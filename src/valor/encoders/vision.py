@@ -26,22 +26,30 @@ class VitConfig:
     image_px: int = 224
     """Height and width of a frame."""
     patch_px: int = 16
+    """Height and width of a patch; a divisor of `image_px`."""
     frames_per_patch: int = 1
     """Consecutive frames that one patch covers."""
     stem: Literal["linear", "convolution"] = "linear"
     """What turns patches into tokens. Overlapping convolutions learn from far less data than one
     linear map of the pixels (arXiv 2106.14881)."""
     dim: int = 768
+    """Width of the tokens."""
     num_layers: int = 12
+    """Transformer layers."""
     num_heads: int = 12
+    """Heads of attention of each layer; they share `dim` evenly."""
     mlp_dim: int = 3072
+    """Width between the two linear maps that follow attention in a layer."""
     temporal_layers: int = 0
     """How many of the last layers attend over all frames; the others see one burst each."""
     max_bursts: int = 32
+    """Most positions in time that layers over all frames can tell apart."""
     pre_norm: bool = False
     """Normalise the embedded patches before the first layer, as CLIP does."""
     activation: Activation = "gelu"
+    """What stands between the two linear maps of a layer's MLP."""
     norm_eps: float = 1e-5
+    """Added to the variance in layer norms."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: bars of R@1 beside oracle and chance, and learning curves."""
+"""Charts as inline SVG: bars of R@1 beside oracle and chance, and figures of training by step."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,17 @@ from typing import Any
 
 from valor.types import MEDIA_GROUPS
 
+TERMS = {
+    "align": "Alignment",
+    "caption": "Captions",
+    "answer": "Answers",
+    "mlm": "Masked words",
+    "match": "Matching",
+    "distil": "Distillation",
+    "self_critical": "Self-critical",
+    "mask": "Masks",
+}
+"""Titles of the loss terms, by how their names in metrics.jsonl begin."""
 _GROUPS = [group.label for group in MEDIA_GROUPS]
 _MAX_CURVE_POINTS = 80
 _PLOT_WIDTH, _PLOT_HEIGHT = 412, 190
@@ -58,24 +69,39 @@ def _bar(top: int, group: str, figures: Mapping[str, Any]) -> str:
     )
 
 
-def line_charts(curves: Sequence[Mapping[str, float]]) -> str:
-    """Losses of alignment, and of captions and answers; empty without any curve."""
-    alignment = _line_chart(curves, "Alignment", ("align/",))
-    return alignment + _line_chart(curves, "Captions and answers", ("caption/", "answer/"))
+def family(name: str) -> str:
+    """What figures have in common that differ in their last part alone, such as the group."""
+    return name.rpartition("/")[0] or name
 
 
-def _line_chart(curves: Sequence[Mapping[str, float]], title: str, terms: tuple[str, ...]) -> str:
-    """Loss by step; the origin of the picture is where the axes meet."""
-    names = dict.fromkeys(name for row in curves for name in row if name.startswith(terms))
-    lines = {name: line for name in names if (line := _smooth(curves, name))}
-    if not lines:
-        return ""
-    styled: list[_Line] = []
-    for name, line in lines.items():
-        term, _, group = name.partition("/")
-        label = name.removeprefix("align/").replace("/", ", ")
-        styled.append((label, f"is-{term} of-{group}", line))
-    return _drawn(title, styled)
+def loss_charts(curves: Sequence[Mapping[str, float]]) -> str:
+    """A chart for each kind of loss term that there is; empty without any."""
+    return "".join(family_chart(curves, term, title) for term, title in TERMS.items())
+
+
+def family_chart(curves: Sequence[Mapping[str, float]], wanted: str, title: str) -> str:
+    """The figures of a family by step; empty if there are none.
+
+    Args:
+        curves: The rows of metrics.jsonl.
+        wanted: The family.
+        title: Of the chart.
+
+    Returns:
+        HTML.
+    """
+    names = dict.fromkeys(name for row in curves for name in row if family(name) == wanted)
+    lines: list[_Line] = []
+    num_others = 0
+    for name in names:
+        if line := _smooth(curves, name):
+            label = name.removeprefix(f"{wanted}/")
+            kind = f"of-{label}"
+            if label not in _GROUPS:  # Colours that no group has, then the same ones dashed.
+                kind = f"of-run{3 + num_others % 3} dash{num_others // 3 % 3}"
+                num_others += 1
+            lines.append((label, kind, line))
+    return _drawn(title, lines) if lines else ""
 
 
 def run_chart(runs: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> str:
@@ -99,12 +125,14 @@ def run_chart(runs: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> s
 def _drawn(title: str, lines: Sequence[_Line]) -> str:
     """A figure of lines by step with its legend, which names where each line ends."""
     x_ticks = _ticks(max(x for _, _, line in lines for x, _ in line))
-    y_ticks = _ticks(max(y for _, _, line in lines for _, y in line))
+    heights = [y for _, _, line in lines for _, y in line]
+    y_ticks = _ticks(max(heights), min(heights))
+    bottom, height = y_ticks[0], y_ticks[-1] - y_ticks[0]
     drawn, legend = _axes(x_ticks, y_ticks), ""
     for label, kind, line in lines:
         style = f'class="line {escape(kind)}"'
         points = " ".join(
-            f"{x / x_ticks[-1] * _PLOT_WIDTH:.1f},{-y / y_ticks[-1] * _PLOT_HEIGHT:.1f}"
+            f"{x / x_ticks[-1] * _PLOT_WIDTH:.1f},{(bottom - y) / height * _PLOT_HEIGHT:.1f}"
             for x, y in line
         )
         drawn += f'<polyline {style} points="{points}"/>'
@@ -126,7 +154,7 @@ def _axes(x_ticks: list[float], y_ticks: list[float]) -> str:
         x = tick / x_ticks[-1] * _PLOT_WIDTH
         html += f'<text class="tick" x="{x:.1f}" y="18" text-anchor="middle">{tick:g}</text>'
     for tick in y_ticks:
-        y = -tick / y_ticks[-1] * _PLOT_HEIGHT
+        y = (y_ticks[0] - tick) / (y_ticks[-1] - y_ticks[0]) * _PLOT_HEIGHT
         html += (
             f'<line class="grid" x2="{_PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text class="tick" x="-6" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
@@ -144,8 +172,11 @@ def _smooth(curves: Sequence[Mapping[str, float]], name: str) -> list[tuple[floa
     ]
 
 
-def _ticks(largest: float) -> list[float]:
-    """Two to six round values from 0 to the largest or just above it."""
-    power = 10.0 ** math.floor(math.log10(largest)) if largest > 0 else 1.0
-    step = next(power * part for part in (0.2, 0.5, 1, 2) if largest <= 5 * power * part)
-    return [step * i for i in range(max(1, math.ceil(largest / step)) + 1)]
+def _ticks(largest: float, least: float = 0.0) -> list[float]:
+    """Two to seven round values that reach as far as both and zero, or just beyond."""
+    largest, least = max(largest, 0.0), min(least, 0.0)
+    extent = largest - least or 1.0
+    power = 10.0 ** math.floor(math.log10(extent))
+    step = next(power * part for part in (0.2, 0.5, 1, 2) if extent <= 5 * power * part)
+    first, last = math.floor(least / step), math.ceil(largest / step)
+    return [step * i for i in range(first, max(last, first + 1) + 1)]

@@ -1,17 +1,17 @@
-"""Pages and tables that set models or training runs side by side."""
+"""Pages and tables of training runs, alone or side by side, and of models beside each other."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from valor.config import by_path
-from valor.evaluation.charts import percent, run_chart
+from valor.evaluation.charts import TERMS, family, family_chart, percent, run_chart
 from valor.evaluation.pages import Table, plain_text, section, table_section, write_page
 
-_TERMS = ("align/", "caption/", "answer/", "mlm/", "match/", "distil/")
+_NO_CURVES = ("step", "elapsed_s", "skipped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,30 @@ def write_model_comparison(
     write_page(path, "VALOR comparison", [sentence], body)
 
 
+def write_run(path: Path, run: TrainedRun, name: str) -> None:
+    """Write a page of one run: how far it came, curves, figures and all settings.
+
+    Args:
+        path: The HTML file, replaced only when all of it is written.
+        run: The run.
+        name: What to call it.
+    """
+
+    def draw(names: Sequence[str]) -> str:
+        families = dict.fromkeys(map(family, names))
+        return "".join(family_chart(run.curves, one, TERMS.get(one, one)) for one in families)
+
+    settings = Table(
+        title="Settings",
+        note="All of config.json.",
+        columns=["Setting", "Value"],
+        rows=[[key, value] for key, value in by_path(run.config).items()],
+        num_names=2,
+    )
+    parts = [_charts([run], draw), table_section(_figures(run)), table_section(settings)]
+    write_page(path, f"Training run {name}", [_course(run)], "".join(parts))
+
+
 def write_run_comparison(path: Path, runs: Mapping[str, TrainedRun]) -> None:
     """Write a page that shows runs side by side: last losses, what differs in them, and curves.
 
@@ -51,18 +75,68 @@ def write_run_comparison(path: Path, runs: Mapping[str, TrainedRun]) -> None:
         path: The HTML file, replaced only when all of it is written.
         runs: By what to call them.
     """
-    names = dict.fromkeys(name for run in runs.values() for row in run.curves for name in row)
-    losses = [name for name in names if name == "loss" or name.startswith(_TERMS)]
-    others = [name for name in names if name not in (*losses, "step", "elapsed_s")]
     curves = {label: run.curves for label, run in runs.items()}
-    sections = [table_section(_last_losses(runs, losses)), table_section(_settings(runs))]
-    for title, note, shown in (
-        ("Losses", "Of every training term; lower is better.", losses),
-        ("Other figures", "Among them the norm of the gradient by part of the model.", others),
-    ):
-        charts = "".join(run_chart(curves, name) for name in shown)
-        sections.append(section(title, note, charts and f'<div class="charts">{charts}</div>\n'))
-    write_page(path, "Training runs", [", ".join(runs)], "".join(sections))
+    losses = [name for name in _names([*runs.values()]) if _is_loss(name)]
+    parts = [
+        table_section(_last_losses(runs, losses)),
+        table_section(_settings(runs)),
+        _charts([*runs.values()], lambda names: "".join(run_chart(curves, n) for n in names)),
+    ]
+    write_page(path, "Training runs", [", ".join(runs)], "".join(parts))
+
+
+def _names(runs: Sequence[TrainedRun]) -> list[str]:
+    """Of all figures that have a curve; those of a family stand together."""
+    found = dict.fromkeys(name for run in runs for row in run.curves for name in row)
+    families = dict.fromkeys(map(family, found))
+    ordered = (name for one in families for name in found if family(name) == one)
+    return [name for name in ordered if name not in _NO_CURVES]
+
+
+def _is_loss(name: str) -> bool:
+    return name == "loss" or name.partition("/")[0] in TERMS
+
+
+def _is_look(name: str) -> bool:
+    return name.partition("/")[0] == "probe"
+
+
+def _charts(runs: Sequence[TrainedRun], draw: Callable[[Sequence[str]], str]) -> str:
+    """Sections of all curves; `draw` makes the charts of some of them."""
+    names = _names(runs)
+    others = [name for name in names if not _is_loss(name) and not _is_look(name)]
+    norms = "Among them the norm of the gradient by part of the model, before clipping."
+    sections = [
+        ("Losses", "Of every training term; lower is better.", filter(_is_loss, names)),
+        ("Looks at held-out records", "Higher is better.", filter(_is_look, names)),
+        ("Other figures", norms, others),
+    ]
+    return "".join(
+        section(title, note, charts and f'<div class="charts">{charts}</div>\n')
+        for title, note, shown in sections
+        for charts in [draw([*shown])]
+    )
+
+
+def _course(run: TrainedRun) -> str:
+    """How far a run came, in a sentence."""
+    if not run.curves:
+        return "No step was made yet."
+    last = run.curves[-1]
+    wanted = run.config.get("num_steps")
+    steps, minutes = int(last["step"]) + 1, last["elapsed_s"] / 60
+    told = f"{steps} of {wanted} steps" if wanted else f"{steps} steps"
+    told += f" in {minutes:.1f} minutes"
+    if best := _best_look(run):
+        told += f"; best look at held-out records {best} steps"
+    for name, words in (("skipped", "skipped"), ("left_out", "samples left out")):
+        if count := _count(run, name):
+            told += f"; {count} {words}"
+    return f"{told}."
+
+
+def _count(run: TrainedRun, name: str) -> int:
+    return int(sum(row.get(name, 0) for row in run.curves))
 
 
 def _comparisons(comparisons: Mapping[str, Mapping[str, Any]]) -> list[Table]:
@@ -88,24 +162,47 @@ def _comparisons(comparisons: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     ]
 
 
+def _best_look(run: TrainedRun) -> str:
+    """The first one with the highest figure, in words; empty if there was none."""
+    looks = [(row["probe"], int(row["step"]) + 1) for row in run.curves if "probe" in row]
+    best = max(looks, key=lambda look: look[0], default=None)
+    return f"{best[0]:.3f} after {best[1]}" if best else ""
+
+
+def _ends(run: TrainedRun, name: str) -> tuple[str, str]:
+    """Means over the first and the last tenth of a figure's finite values."""
+    found = [row[name] for row in run.curves if math.isfinite(row.get(name, math.nan))]
+    tenth = max(1, len(found) // 10)
+    first, last = (f"{fmean(x):.4g}" if x else "-" for x in (found[:tenth], found[-tenth:]))
+    return first, last
+
+
+def _figures(run: TrainedRun) -> Table:
+    return Table(
+        title="Figures",
+        note="Means over the first and the last tenth of each figure's values.",
+        columns=["Figure", "First", "Last"],
+        rows=[[name, *_ends(run, name)] for name in _names([run])],
+    )
+
+
 def _last_losses(runs: Mapping[str, TrainedRun], losses: Sequence[str]) -> Table:
-    rows: list[list[str]] = []
-    for label, run in runs.items():
-        tail = run.curves[-max(1, len(run.curves) // 10) :]
-        minutes = f"{run.curves[-1]['elapsed_s'] / 60:.1f}" if run.curves else "-"
-        looks = [(row["probe"], int(row["step"]) + 1) for row in run.curves if "probe" in row]
-        best = max(looks, key=lambda look: look[0], default=None)
-        shown = f"{best[0]:.3f} after {best[1]}" if best else "-"
-        cells = [label, str(len(run.curves)), minutes, shown]
-        for name in losses:
-            found = [row[name] for row in tail if math.isfinite(row.get(name, math.nan))]
-            cells.append(f"{fmean(found):.3f}" if found else "-")
-        rows.append(cells)
+    rows = [
+        [
+            label,
+            str(len(run.curves)),
+            f"{run.curves[-1]['elapsed_s'] / 60:.1f}" if run.curves else "-",
+            str(_count(run, "skipped")),
+            _best_look(run) or "-",
+            *(_ends(run, name)[1] for name in losses),
+        ]
+        for label, run in runs.items()
+    ]
     return Table(
         title="Runs",
-        note="Losses are means over the last tenth of the steps; the best look is the highest "
+        note="Losses are means over the last tenth of their values; the best look is the highest "
         "figure on held-out records, and the steps before it.",
-        columns=["Run", "Steps", "Minutes", "Best look", *losses],
+        columns=["Run", "Steps", "Minutes", "Skipped", "Best look", *losses],
         rows=rows,
     )
 
@@ -117,5 +214,10 @@ def _settings(runs: Mapping[str, TrainedRun]) -> Table:
         for key in dict.fromkeys(key for values in settings for key in values)
         if len({values.get(key) for values in settings}) > 1
     ]
-    note = "Those in which the runs differ."
-    return Table(title="Settings", note=note, columns=["Setting", *runs], rows=rows)
+    return Table(
+        title="Settings",
+        note="Those in which the runs differ.",
+        columns=["Setting", *runs],
+        rows=rows,
+        num_names=1 + len(runs),
+    )

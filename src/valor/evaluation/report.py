@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from valor.evaluation.charts import bar_chart, line_charts, percent
+from valor.evaluation.charts import bar_chart, loss_charts, percent
 from valor.evaluation.pages import (
     GROUPS,
     Table,
@@ -336,7 +336,7 @@ def _missing(reasons: Mapping[str, str]) -> Table:
 
 
 def _curves(curves: Sequence[Mapping[str, float]]) -> str:
-    charts = line_charts(curves)
+    charts = loss_charts(curves)
     if not charts:
         return ""
     note = (

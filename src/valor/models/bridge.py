@@ -44,11 +44,17 @@ class QFormerConfig:
     """Sizes of the Q-Formers."""
 
     dim: int = 768
+    """Width of the queries."""
     num_layers: int = 2
+    """Transformer layers."""
     num_heads: int = 12
+    """Heads of attention of each layer; they share `dim` evenly."""
     mlp_dim: int = 3072
+    """Width between the two linear maps that follow attention in a layer."""
     num_vision_queries: int = 32
+    """Tokens that the language model gets for what is seen."""
     num_audio_queries: int = 8
+    """Tokens that the language model gets for what is heard."""
 
     def __post_init__(self) -> None:
         """Reject sizes that do not fit together."""
@@ -61,9 +67,13 @@ class BridgeConfig:
 
     kind: Literal["bridge"] = "bridge"
     vision: VisionConfig = VitConfig()
+    """Encodes frames."""
     audio: AudioConfig = AstConfig()
+    """Encodes audio windows."""
     qformer: QFormerConfig = QFormerConfig()
+    """Turns media of any length into a fixed number of tokens."""
     language_model: TowerConfig
+    """Writes; it is the tower's own `frozen` that says whether it learns."""
     vocab_size: int
     """Tokens of the language model's tokenizer; the model itself may have room for more."""
     prompt: tuple[PromptPart, ...]

@@ -27,8 +27,11 @@ class MemoryHeadConfig:
     num_slots: int = 2
     """Past frames."""
     key_dim: int = 64
+    """Channels by which places of the current and the past frames are compared."""
     value_dim: int = 256
+    """Channels that are read from a past frame."""
     bottleneck_dim: int = 512
+    """Channels from which the classes are decided."""
     dropout: float = 0.1
     """Of whole channels, before the classes."""
     read: Literal["attention", "mean"] = "attention"
@@ -47,6 +50,7 @@ class MaskClass:
     """What a pixel can show."""
 
     name: str
+    """Stands in reports."""
     colour: tuple[int, int, int]
     """Red, green and blue in pictures of masks, 0 to 255."""
 
@@ -57,12 +61,15 @@ class TemporalMemoryConfig:
 
     kind: Literal["temporal_memory"] = "temporal_memory"
     backbone: PyramidConfig = PyramidConfig()
+    """Turns each frame into maps."""
     head: MemoryHeadConfig = MemoryHeadConfig()
+    """Reads the past frames and decides."""
     auxiliary_dim: int = 256
     """Width of the auxiliary head, which decides from the last map but one in training."""
     align_corners: bool = True
     """When enlarging, put the corners of the map on those of the picture, as released."""
     classes: tuple[MaskClass, ...]
+    """By label, from 0."""
 
     def __post_init__(self) -> None:
         """Reject a model that has nothing to decide."""

@@ -60,8 +60,11 @@ class ValorConfig:
 
     kind: Literal["valor"] = "valor"
     vision: VisionConfig = VitConfig()
+    """Encodes frames."""
     audio: AudioConfig = AstConfig()
+    """Encodes audio windows."""
     text: TextConfig = BertConfig()
+    """Encodes texts, and writes them unless there is a `decoder`."""
     decoder: BertConfig | None = None
     """The decoder's own text transformer; None shares the text encoder's."""
     contrast: Literal["fine", "coarse"] = "fine"
@@ -80,6 +83,7 @@ class ValorConfig:
     max_positions: int = 32
     """Most frames or audio windows that the decoder can tell apart."""
     prompts: PromptConfig = PromptConfig()
+    """Words that tell the decoder what is wanted."""
     matches: bool = False
     """Whether there is a head that tells if a text and media belong together, for the objective
     `matching`."""

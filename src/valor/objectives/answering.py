@@ -17,6 +17,7 @@ class AnsweringConfig:
     """How much answers count and how they are masked."""
 
     weight: float = 1.0
+    """Of the mean over groups, in the sum of all losses."""
     mask_fraction: float | None = 0.99
     """Share of the words that are predicted; None predicts every word in one pass."""
     using: Modality = AUDIOVISUAL

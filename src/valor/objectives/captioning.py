@@ -26,11 +26,14 @@ class CaptioningConfig:
     """Which groups captions are written from, and how texts are masked."""
 
     groups: tuple[Modality, ...] = MEDIA_GROUPS
+    """Media that captions are written from; one term for each."""
     weight: float = 1.0
+    """Of the mean over groups, in the sum of all losses."""
     mask_fraction: float | None = 0.6
     """Share of the words that are predicted; None predicts every word, each at a [MASK] of its own,
     in one pass."""
     label_smoothing: float = 0.0
+    """Share of the target that is spread over all other words."""
 
     def __post_init__(self) -> None:
         """Reject a fraction that masks nothing or is none."""

@@ -20,7 +20,9 @@ class DistillationConfig:
     """Which modalities learn from the whole, and how much it counts."""
 
     students: tuple[Modality, ...] = (Modality.TEXT, Modality.VISION, Modality.AUDIO)
+    """Modalities whose vector is drawn towards that of all three together."""
     weight: float = 0.5
+    """Of the mean over students, in the sum of all losses."""
 
     def __post_init__(self) -> None:
         """Reject students that are no single modality."""

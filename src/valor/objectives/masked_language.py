@@ -18,7 +18,9 @@ class MaskedLanguageConfig:
     """Which groups words are predicted from, and how texts are masked."""
 
     groups: tuple[Modality, ...] = MEDIA_GROUPS
+    """Media that masked words are predicted from; one term for each."""
     weight: float = 1.0
+    """Of the mean over groups, in the sum of all losses."""
     mask_fraction: float = 0.15
     """Share of the words that are predicted."""
 

@@ -19,6 +19,7 @@ class MaskObjectiveConfig:
     ignore_label: int = 255
     """Pixels of this label are not scored."""
     auxiliary_weight: float = 0.4
+    """Of the auxiliary head's loss; the main one counts 1."""
 
 
 def segment(

@@ -29,7 +29,9 @@ class MatchingConfig:
     """Which groups are matched with their captions, and how much it counts."""
 
     groups: tuple[Modality, ...] = MEDIA_GROUPS
+    """Media that texts are told to fit or not; one term for each."""
     weight: float = 1.0
+    """Of the mean over groups, in the sum of all losses."""
 
 
 def match(

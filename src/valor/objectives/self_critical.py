@@ -37,7 +37,9 @@ class SelfCriticalConfig:
     """Which groups are described, and what a text has to beat."""
 
     groups: tuple[Modality, ...] = MEDIA_GROUPS
+    """Media that texts are written from; one term for each."""
     weight: float = 1.0
+    """Of the mean over groups, in the sum of all losses."""
     baseline: Literal["greedy", "others"] = "greedy"
     """The text of the most probable words, or the mean over the row's other samples."""
     num_samples: int = 1

@@ -25,11 +25,15 @@ class AugmentConfig:
     brightness: float = 0.2
     """Factors are drawn from 1 minus to 1 plus this, here and below."""
     contrast: float = 0.2
+    """Of distances from the mean over all pixels of all frames."""
     saturation: float = 0.2
+    """Of distances from a pixel's own grey."""
     num_mel_masks: int = 1
+    """Stretches of mel bins that are covered in each window."""
     widest_mel_mask: float = 0.2
     """Part of the mel bins that a mask covers at most."""
     num_hop_masks: int = 1
+    """Stretches of time that are covered in each window."""
     widest_hop_mask: float = 0.1
     """Part of a window's hops that a mask covers at most."""
 

@@ -22,10 +22,15 @@ class WhisperConfig:
 
     kind: Literal["whisper"] = "whisper"
     sample_rate_hz: int = 16_000
+    """Sound is resampled to this."""
     num_mels: int = 80
+    """Mel bins of a spectrum."""
     fft_samples: int = 400
+    """Samples that one spectrum covers."""
     hop_samples: int = 160
+    """Samples from one spectrum to the next."""
     window_s: int = 30
+    """Length of an audio window."""
     num_windows: int = 1
     """At most this many windows per segment, spread evenly over a longer one."""
 
@@ -45,14 +50,21 @@ class ClapConfig:
 
     kind: Literal["clap"] = "clap"
     sample_rate_hz: int = 48_000
+    """Sound is resampled to this."""
     num_mels: int = 64
+    """Mel bins of a spectrum."""
     fft_samples: int = 1024
+    """Samples that one spectrum covers."""
     hop_samples: int = 480
+    """Samples from one spectrum to the next."""
     window_s: int = 10
+    """Length of an audio window."""
     num_windows: int = 1
     """At most this many windows per segment, spread evenly over a longer one."""
     low_hz: float = 50.0
+    """Where the lowest mel bin begins."""
     high_hz: float = 14_000.0
+    """Where the highest mel bin ends."""
     filters: Literal["htk", "slaney"] = "slaney"
     """Mel filters; those of fused models are HTK's."""
     padding: Literal["repeatpad", "repeat", "pad"] = "repeatpad"
@@ -75,9 +87,11 @@ class WaveformConfig:
 
     kind: Literal["waveform"] = "waveform"
     sample_rate_hz: int = 48_000
+    """Sound is resampled to this."""
     step_samples: int = 1920
     """Of one token; a window is whole steps."""
     steps_per_window: int = 250
+    """Tokens of an audio window."""
     num_windows: int = 1
     """At most this many windows per segment, spread evenly over a longer one; a last window that is
     shorter ends in silence."""

@@ -27,9 +27,11 @@ class FrameConfig:
     num_bursts: int = 4
     """Positions in time, spread evenly over the segment."""
     frames_per_burst: int = 1
+    """Consecutive frames that are taken at each position."""
     burst_step_s: float = 0.125
     """Time between the frames of a burst."""
     image_px: int = 224
+    """Height and width of the square that the model gets."""
     crop: Literal["centre", "pad", "stretch"] = "centre"
     """Cut the longer side away, keep it and fill up with black, or press it into the square."""
     margin_px: int = 0

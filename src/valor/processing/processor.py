@@ -54,7 +54,9 @@ class ProcessorConfig:
     """Preprocessing of all three modalities."""
 
     frames: FrameConfig = FrameConfig()
+    """What is seen of a segment."""
     spectrogram: FrontEnd = SpectrogramConfig()
+    """What is heard of a segment."""
     max_text_length: int = 40
     """Tokens per text, start and end included."""
     segment_s: float = 10.0

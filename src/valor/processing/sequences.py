@@ -18,6 +18,7 @@ class SequenceConfig:
     step_s: float
     """Time from one past frame to the next, and to the current one."""
     normalise: Literal["clip", "imagenet", "unit"] = "imagenet"
+    """Whose means and deviations of the channels in [0, 1]."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""

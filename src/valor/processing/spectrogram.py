@@ -27,11 +27,15 @@ class SpectrogramConfig:
 
     kind: Literal["kaldi"] = "kaldi"
     sample_rate_hz: int = 16_000
+    """Sound is resampled to this."""
     num_mels: int = 64
+    """Mel bins of a spectrum."""
     frame_s: float = 0.025
     """Length of the stretch that one spectrum covers."""
     hop_s: float = 0.010
+    """Time from one spectrum to the next."""
     window: Literal["povey", "hann"] = "hann"
+    """Shape by which the samples of a frame are weighted."""
     hops_per_window: int = 512
     """Spectra per audio window; the last window is padded with silence."""
     num_windows: int = 2

@@ -57,6 +57,7 @@ class BridgeParts:
         num_heads=4,
         mlp_dim=384,
     )
+    """Encodes frames."""
     audio: AudioConfig = AstConfig(
         hops_per_window=400,
         patch_mels=64,
@@ -66,14 +67,19 @@ class BridgeParts:
         num_heads=4,
         mlp_dim=384,
     )
+    """Encodes audio windows."""
     qformer: QFormerConfig = QFormerConfig(
         dim=96, num_heads=4, mlp_dim=384, num_vision_queries=8, num_audio_queries=8
     )
+    """Turns media of any length into a fixed number of tokens."""
     frame_order: FrameOrder = "positions"
+    """How the language model learns which frame comes first; see `BridgeConfig`."""
     prompt: str = "video <vision> sound <audio> <text> answer"
+    """What the language model reads; media and question stand at the marks."""
     caption: str = "describe"
     """Stands in the question's place if a caption is wanted."""
     max_positions: int = 32
+    """Most frames or audio windows."""
 
 
 def assemble(

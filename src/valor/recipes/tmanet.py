@@ -31,7 +31,7 @@ from valor.processes import num_started
 from valor.processing.sequences import SequenceConfig, normalised
 from valor.training.estimate import Estimate, estimate_of
 from valor.training.loop import Losses, StepLoss, Task, fit
-from valor.training.monitor import Report, silent
+from valor.training.monitor import Report, silent, write_run_page
 from valor.training.optim import OptimConfig
 from valor.training.state import claim
 
@@ -46,17 +46,25 @@ class MaskTrainConfig:
     """A complete run on the rendered world."""
 
     model: TemporalMemoryConfig
+    """Sizes and classes."""
     sequence: SequenceConfig
+    """Size of frames, and which past ones are shown."""
     objective: MaskObjectiveConfig = MaskObjectiveConfig()
+    """Which pixels count."""
     optim: OptimConfig = OptimConfig(learning_rate=3e-3, weight_decay=0.02, clip_norm=1.0)
+    """Optimizer and schedule."""
     spoilt: float = 0.5
     """How often the current frame is spoilt in training."""
     pans: bool = True
     """Whether the camera looks elsewhere in every frame."""
     batch_size: int = 16
+    """Videos per step."""
     num_steps: int = 800
+    """Updates of the weights."""
     save_every: int = 200
+    """Steps between two states on disk."""
     seed: int = 0
+    """Of fresh weights, moments and spoilt frames."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -102,6 +110,7 @@ class MaskTrainConfig:
             f"{self.batch_size} on {len(clips)} rendered videos.\n"
         )
         save_mask_model(out / "model", self.model, self.sequence, weights, card=card)
+        write_run_page(out)
         return out / "model"
 
     def estimate(self, num_records: int) -> Estimate:

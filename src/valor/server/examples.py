@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +16,12 @@ T = TypeVar("T")
 _NUM = 5
 _LETTERS = 60
 _HITS = 40
-_MANIFEST_BYTES = 256 << 20
+_LINES = 100
+"""Of a manifest that speak of the library's recordings; examples are taken from all over them."""
+_MANIFEST_BYTES = 16 << 20
+"""Of its beginning; what comes after is not read."""
 _ABOUT = (Modality.AUDIO, Modality.VISION, AUDIOVISUAL)
-"""What examples speak about, in turn: that sounds can be searched for is what people do not know"""
+"""What examples speak about, in turn; that sounds can be searched for is not well known."""
 
 
 def find_examples(library: Library, roots: Sequence[Path], paths: Collection[str]) -> list[str]:
@@ -48,12 +51,22 @@ def find_examples(library: Library, roots: Sequence[Path], paths: Collection[str
 
 
 def _of_manifest(file: Path, paths: Collection[str]) -> list[str]:
-    if not file.is_file() or file.stat().st_size > _MANIFEST_BYTES:
+    if not file.is_file():
         return []
-    lines = [line for _, line in manifest_lines(file) if _media_of(line, file.parent) in paths]
-    records = [parse_record(line, folder=file.parent, where=str(file)) for line in _spread(lines)]
+    found = (line for line in _beginning(file) if _media_of(line, file.parent) in paths)
+    lines = _spread(list(itertools.islice(found, _LINES)))
+    records = [parse_record(line, folder=file.parent, where=str(file)) for line in lines]
     texts = map(_text_of, records, itertools.cycle(_ABOUT))
     return list(dict.fromkeys(text for text in texts if text))
+
+
+def _beginning(file: Path) -> Iterator[bytes]:
+    num_bytes = 0
+    for _, line in manifest_lines(file):
+        num_bytes += len(line)
+        if num_bytes > _MANIFEST_BYTES:
+            return
+        yield line
 
 
 def _media_of(line: bytes, folder: Path) -> str:

@@ -58,6 +58,7 @@ class GuardConfig:
     max_body_bytes: int = 1 << 20
     """Of all requests but uploads."""
     max_upload_bytes: int = 256 << 20
+    """Of one uploaded file."""
     chunk_timeout_s: float = 10.0
     """Within this, a client has to go on sending."""
     body_timeout_s: float = 300.0

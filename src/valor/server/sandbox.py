@@ -30,7 +30,9 @@ class Limits:
     memory_bytes: int = 2 << 30
     """Address space of the process."""
     cpu_s: float = 90.0
+    """Time of the processor."""
     wall_s: float = 150.0
+    """Time until the answer."""
     file_bytes: int = 1 << 30
     """Of a preview."""
 

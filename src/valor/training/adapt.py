@@ -35,6 +35,7 @@ class AdaptConfig:
     """Parts of which low-rank updates learn and nothing else, also of towers that came frozen; ()
     for all encoders and the decoder, less what is `frozen`. Parts beside these learn in full."""
     lora_scale: float = 2.0
+    """Factor of the low-rank updates."""
     lora_layers: tuple[str, ...] = (
         *("query", "key_value", "query_key_value"),
         *("q_proj", "v_proj", "value", "Wqkv"),

@@ -1,13 +1,18 @@
-"""What a run tells: `metrics.jsonl` for machines, progress for whoever started it."""
+"""What a run tells: `metrics.jsonl` for machines, progress and a page for whoever started it."""
 
 import json
 import time
+from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
+from valor.config import parse_json
 from valor.data.storage import write_whole
-from valor.errors import TrainingError
+from valor.errors import TrainingError, UsageError
+from valor.evaluation.charts import TERMS, family
+from valor.evaluation.comparison import TrainedRun, write_run
 
 
 class Report(Protocol):
@@ -68,16 +73,15 @@ class Monitor:
             num_samples: That were learned from in the step, for `samples_per_s`.
 
         Returns:
-            The loss, the last look at held-out records and the rate, in words.
+            The loss, its terms by objective, the last look at held-out records and the rate, in
+            words.
         """
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._elapsed_s += seconds
         self._probed = values.get("probe", self._probed)
         rate = num_samples / max(seconds, 1e-6)
-        known = {"loss": values.get("loss"), "probe": self._probed}
-        note = [f"{name} {value:.3f}" for name, value in known.items() if value is not None]
-        note = ", ".join([*note, f"{rate:.1f} samples/s"])
+        note = ", ".join([*_told(values, self._probed), f"{rate:.1f} samples/s"])
         if self._lines is None:
             return note
         row = {"step": step, "elapsed_s": round(self._elapsed_s, 3), **values}
@@ -110,6 +114,16 @@ class Monitor:
         )
 
 
+def _told(values: dict[str, float], probed: float | None) -> list[str]:
+    """The loss and the mean of each objective's terms, and the last look, in words."""
+    means: dict[str, list[float]] = defaultdict(list)
+    for name, value in values.items():
+        if family(name) in ("loss", *TERMS):
+            means[family(name)].append(value)
+    told = [f"{name} {fmean(found):.2f}" for name, found in means.items()]
+    return told if probed is None else [*told, f"probe {probed:.3f}"]
+
+
 def _board(folder: Path, first_step: int) -> Any:
     """Curves for TensorBoard; None where it is not installed."""
     if find_spec("tensorboard") is None:
@@ -129,3 +143,35 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             except json.JSONDecodeError:
                 break
     return rows
+
+
+def read_run(folder: Path) -> TrainedRun:
+    """Read what a run folder tells; a `UsageError` if it is none."""
+    config, metrics = folder / "config.json", folder / "metrics.jsonl"
+    if not config.is_file() or not metrics.is_file():
+        raise UsageError(
+            f"{folder}: no run folder (config.json or metrics.jsonl is missing); "
+            "give what `valor train` was given as --out"
+        )
+    return TrainedRun(
+        curves=read_metrics(metrics), config=parse_json(config.read_bytes(), str(config))
+    )
+
+
+def write_run_page(folder: Path, path: Path | None = None) -> Path:
+    """Write the page of a run, also of one that is going on.
+
+    Args:
+        folder: The run folder.
+        path: The HTML file. None is `report.html` in the run folder, or `run.html` where the
+            former is the page of an evaluation.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        UsageError: If it is no run folder.
+    """
+    path = path or folder / ("run.html" if (folder / "report.json").is_file() else "report.html")
+    write_run(path, read_run(folder), folder.resolve().name)
+    return path

@@ -24,13 +24,17 @@ class OptimConfig:
     """Optimizer and schedule; defaults are the paper's."""
 
     learning_rate: float = 1e-4
+    """Its highest value, at the end of the warm-up."""
     beta_first: float = 0.9
+    """Share of the past in AdamW's mean of gradients."""
     beta_second: float = 0.98
+    """Share of the past in AdamW's mean of squared gradients."""
     weight_decay: float = 0.01
     """Not applied to biases, norms, embeddings of positions and other vectors."""
     warmup_fraction: float = 0.1
     """Part of the run over which the rate rises; after it the rate falls linearly to zero."""
     clip_norm: float = 5.0
+    """A gradient of a larger norm, over all weights, is scaled down to this."""
     rates: dict[str, float] = field(default_factory=dict[str, float])
     """Learning rates of the weights whose names begin so, such as `vision.`, in the place of
     `learning_rate`; the longest fitting beginning counts."""

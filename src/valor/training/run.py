@@ -33,7 +33,7 @@ from valor.processes import device, first_rank_first, joined, num_ranks, rank, s
 from valor.processing.processor import Processor, ProcessorConfig
 from valor.training.adapt import AdaptConfig, adapt, merged
 from valor.training.loop import Losses, StepLoss, Task, fit
-from valor.training.monitor import Report, silent
+from valor.training.monitor import Report, silent, write_run_page
 from valor.training.optim import OptimConfig
 from valor.training.parallel import come_to_rest
 from valor.training.probe import HeldOut, Probe, ProbeConfig, measured_task
@@ -59,19 +59,28 @@ class TrainConfig:
     """A complete run."""
 
     model: StartConfig = ValorConfig()
+    """What is trained: fresh weights, a model folder, or pretrained towers."""
     processor: ProcessorConfig = ProcessorConfig()
+    """How recordings and texts become tensors; pretrained towers replace what they need
+    otherwise."""
     objectives: ObjectivesConfig = ObjectivesConfig()
+    """What is learned."""
     adapt: AdaptConfig = AdaptConfig()
+    """Which weights are trained, and how."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer and schedule."""
     compute: ComputeConfig = ComputeConfig()
+    """How a step is computed; may change when a run goes on."""
     mixture: tuple[PartConfig, ...] = ()
     """Parts of the data, of which each step sees one; () draws from all records alike."""
     batch_size: int = 64
     """Of all processes together."""
     num_steps: int = 1000
+    """Updates of the weights."""
     num_epochs: int | None = None
     """Passes over the data, in the place of `num_steps`."""
     seed: int = 0
+    """Of fresh weights, and of all that is drawn: samples, texts, masks, dropout."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 where the processor multiplies matrices in it. All of the model is then
     cast to it, which is no autocast; the optimizer works on float32 weights and moments."""
@@ -144,7 +153,7 @@ def run(
     Args:
         config: The complete run.
         records: Training data.
-        out: Run folder; made if needed.
+        out: Run folder; made if needed. Its page is `report.html`.
         source: Holds the samples of the records, row for row; None for their media files.
         held_out: What `config.probe` looks at.
         report: Told about progress in stages `prepare` and `train`.
@@ -227,6 +236,8 @@ def _run(
         probe=Probe(config.probe, lambda found: look(whole(found)), partial(keep, "best")),
     )
     keep("model", fit(task, out, report=report))
+    if rank() == 0:
+        write_run_page(out)
     wait_for_all()
     return out / ("best" if config.probe.every else "model")
 

@@ -27,6 +27,7 @@ class FolderConfig:
 
     kind: Literal["folder"] = "folder"
     path: str
+    """As a run leaves it in `model/` or `best/`."""
 
 
 @configclass
@@ -38,7 +39,9 @@ class TowersConfig:
     """Hub id or folder of an image or video tower, or the released .pth of a Video Swin; None takes
     the model's own, fresh."""
     audio: str | None = None
+    """Hub id or folder of an audio tower; None takes the model's own, fresh."""
     text: str | None = None
+    """Hub id or folder of a text tower; None takes the model's own, fresh."""
     frozen: tuple[Modality, ...] = ()
     """Towers whose weights stay as they are."""
     frames_px: int | None = None

@@ -38,12 +38,17 @@ class ObjectivesConfig:
     """What is learned; None leaves an objective out."""
 
     alignment: AlignmentConfig | None = AlignmentConfig()
+    """Texts and media of one recording become similar, those of different ones dissimilar."""
     captioning: CaptioningConfig | None = CaptioningConfig()
+    """Captions are written from media."""
     answering: AnsweringConfig | None = None
+    """Questions are answered from media."""
     masked_language: MaskedLanguageConfig | None = None
+    """Masked words are predicted from both sides and media."""
     matching: MatchingConfig | None = None
     """Needs a model with `matches`."""
     distillation: DistillationConfig | None = None
+    """Single modalities learn from all three together."""
     self_critical: SelfCriticalConfig | None = None
     """Rewards captions that the model writes; to go on with after `captioning`."""
     others: tuple[OtherObjective, ...] = ()
