@@ -1,8 +1,9 @@
 """Every error that a user can meet.
 
-A message carries the value, the limit and, after a semicolon, the next step, in one line. Anything
-that is not a `ValorError` is a bug of ours. The command line turns a `ValorError` into exit code 1,
-and a `UsageError` into exit code 2; to a message without a next step it adds that of the class.
+A message carries the value, the limit and, after a semicolon, the next step, in one line; outside
+of parentheses a semicolon stands for nothing else. Anything that is not a `ValorError` is a bug of
+ours. The command line turns a `ValorError` into exit code 1, and a `UsageError` into exit code 2;
+to a message without a next step it adds that of the class.
 """
 
 from typing import ClassVar

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, TypeVar
@@ -68,10 +69,10 @@ def parse(cls: type[T], argv: Sequence[str], *, verb: str) -> T:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UsageError(_one_line(problem.getvalue())) from None
+        raise UsageError(f"{_one_line(problem.getvalue())} `valor {verb} --help`") from None
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if getattr(arguments, field.name) == () and field.default is dataclasses.MISSING:
-            raise UsageError(f"{field.name}: expected at least one")
+            raise UsageError(f"{field.name}: expected at least one; see `valor {verb} --help`")
     return arguments
 
 
@@ -104,7 +105,14 @@ def parse_kind(kinds: Mapping[str, type[T]], argv: Sequence[str], *, verb: str) 
 
 
 def _one_line(box: str) -> str:
-    """The text of tyro's framed message, without its pointer to the help."""
+    """What tyro's framed message says first, and which options it takes for similar."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    text = " ".join(re.sub(r"[\u2500-\u257f]", " ", text.partition("For full helptext")[0]).split())
-    return text or "wrong arguments"
+    lines = [re.sub(r"[\u2500-\u257f]", " ", line).rstrip() for line in text.splitlines()]
+    told = " ".join(
+        " ".join(itertools.takewhile(bool, lines[1:])).replace("(required)", "").split()
+    )
+    told = told.replace("; ", ", ").rstrip(".") or "wrong arguments"
+    similar = re.findall(r"^ {6}(--\S+)", "\n".join(lines), re.MULTILINE)
+    if similar and re.search("similar|meant", text):
+        return f"{told}; did you mean {' or '.join(similar)}? See"
+    return f"{told}; see"

@@ -16,6 +16,7 @@ import tyro
 from valor.cli.arguments import Group, Json, parse_kind
 from valor.cli.data_annotate import Annotate
 from valor.cli.data_building import CaptionRecords, SegmentRecordings
+from valor.cli.problems import say
 from valor.cli.progress import StageProgress
 from valor.cli.tables import table
 from valor.data.manifest import read_manifest, write_manifest
@@ -233,6 +234,13 @@ class Shard:
             print(problem, file=sys.stderr)
         row = json.loads((self.out / STATS_FILE).read_text(encoding="utf-8"))
         print(json.dumps(row) if self.json else table({**row, "shards": len(row["shards"])}))
+        if not row["num_samples"]:
+            say(
+                ManifestError(
+                    f"{self.out}: no record could be stored; `valor data validate "
+                    f"{self.manifest} --decode` says why"
+                )
+            )
         return 1 if problems or not row["num_samples"] else 0
 
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from valor.cli.problems import say
 from valor.errors import UsageError, ValorError
 
 VERBS = {
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ValorError as error:
-        print(f"valor: {_with_next_step(error)}", file=sys.stderr)
+        say(error)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # Whoever reads has enough; Python must not complain when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,12 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("valor: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-
-
-def _with_next_step(error: ValorError) -> str:
-    """The message in one line; what stands after a semicolon says what to do next."""
-    line = " ".join(str(error).split())
-    return line if "; " in line else f"{line}; {error.next_step}"
 
 
 def _run(words: Sequence[str]) -> int:

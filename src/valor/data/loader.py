@@ -207,7 +207,8 @@ class Loader:
             reasons = ", ".join(f"{reason} {num}" for reason, num in self.bad.most_common())
             raise ValorError(
                 f"{num_bad} of {self._num_read} records that were read are bad ({reasons}), more "
-                f"than max_bad_fraction={limit:g}; the last: {error}"
+                f"than max_bad_fraction={limit:g}; "
+                f"`valor data validate MANIFEST --decode` names them (the last: {error})"
             )
 
     def _reader(self) -> _Reader:

@@ -168,7 +168,9 @@ def _open(path: str, *, with_pictures: bool) -> InputContainer:
         detail = f"no audio, video or picture of an accepted format ({error.strerror})"
         raise MediaError(path, "unreadable", detail) from None
     except OSError as error:
-        raise MediaError(path, "unreadable", f"cannot be opened ({error.strerror})") from None
+        raise MediaError(
+            path, "unreadable", f"cannot be opened ({error.strerror}); check who may read it"
+        ) from None
 
 
 def _is_jpeg(file: Path) -> bool:

@@ -78,7 +78,9 @@ def load_tokens(
         ConfigError: If no tower is frozen, or samples change from step to step.
     """
     if not isinstance(source, SampleStore):
-        raise ConfigError("cache_frozen: samples must be the same at every step; no `reading`")
+        raise ConfigError(
+            "cache_frozen: samples must be the same at every step; leave out `reading`"
+        )
     frozen = [modality for modality in AUDIOVISUAL if _is_frozen(model, modality)]
     if not frozen:
         raise ConfigError("cache_frozen: neither the vision nor the audio tower is frozen")
