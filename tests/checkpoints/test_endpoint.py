@@ -112,7 +112,9 @@ def test_is_a_describer_and_no_embedder(source, model):
         model.embed("a.mp4")
     assert isinstance(model, Describer)
     assert not isinstance(model, Embedder)
-    with pytest.raises(ModelError, match=r"which model\? It names none; write http://host/v1#MODEL"):
+    with pytest.raises(
+        ModelError, match=r"which model\? It names none; write http://host/v1#MODEL"
+    ):
         load("http://host/v1")
 
 

@@ -251,7 +251,7 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(number)
 
 
-SUBCOMMANDS = {
+KINDS = {
     "import": Import,
     "validate": Validate,
     "stats": Stats,
@@ -264,4 +264,4 @@ SUBCOMMANDS = {
 
 def main(argv: Sequence[str]) -> int:
     """Run `valor data SUBCOMMAND`."""
-    return parse_kind(SUBCOMMANDS, argv, verb="data").run()
+    return parse_kind(KINDS, argv, verb="data").run()

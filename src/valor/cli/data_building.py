@@ -61,7 +61,7 @@ class SegmentRecordings:
                 MediaError(
                     media,
                     reason,
-                    f"{reason}; {rows_file(self.out)} says why, --retry tries it again",
+                    f"{reason}; see {rows_file(self.out)} for why, --retry tries it again",
                 )
             )
         why = ", ".join(f"{reason} {num}" for reason, num in done.rejected.items())

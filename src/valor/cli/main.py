@@ -11,7 +11,7 @@ from valor.errors import UsageError, ValorError
 VERBS = {
     "demo": "the whole story: render a world, train on it, evaluate, search",
     "world": "render the audible world: real mp4 files with known truth",
-    "data": "sets of media with their texts: import public ones, check, count",
+    "data": "sets of media: import, validate, stats, segment, caption, shard, annotate",
     "train": "run a recipe; the same command again goes on where it stopped",
     "report": "training runs side by side on one page",
     "evaluate": "retrieval, captioning and answering by group of modalities",
@@ -23,12 +23,12 @@ VERBS = {
     "ask": "answer a question about a file",
     "embed": "write vectors of files to a Parquet file",
     "index": "make a folder of recordings searchable",
-    "library": "remove, refresh, compact or export what is indexed",
+    "library": "remove, refresh, compact or export what is indexed; list bad files",
     "search": "find moments by text, sound, image or video",
     "serve": "the page: search, watch, caption and ask in the browser",
     "convert": "a released checkpoint as a model folder",
-    "score": "metrics over files of predictions, without a model",
-    "doctor": "check versions, codecs and devices",
+    "score": "captions, retrieval or answers in files, without a model",
+    "doctor": "check versions, devices, codecs, room, extras and speed",
 }
 
 

@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         from valor.server.serving import make_server
     except ImportError as error:
         raise DependencyError(
-            f"serving needs the package {error.name}; run `pip install valor-omni[serve]`"
+            f'serving needs the package {error.name}; run `pip install "valor-omni[serve]"`'
         ) from None
     token = arguments.token or os.environ.get("VALOR_TOKEN")
     guard = GuardConfig(host=arguments.host, token=token, names=arguments.name)

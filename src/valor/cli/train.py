@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         if not held_out:
             raise UsageError(
                 f"--probe.every {config.probe.every}: no record of split {config.probe.split!r} "
-                "in --data; --probe.split names another"
+                "in --data; name another with --probe.split"
             )
         more["held_out"] = shown or FileSource(held_out)
     with StageProgress() as progress:

@@ -96,7 +96,7 @@ def is_out_of_time() -> bool:
 
 
 def _too_slow(path: str) -> MediaError:
-    detail = f"not read within {_deadline.get()[1]:g} s; damaged, or in need of a larger time limit"
+    detail = f"not read within {_deadline.get()[1]:g} s, as it is damaged or needs a larger limit"
     return MediaError(path, "too_slow", detail)
 
 
