@@ -175,7 +175,7 @@ def help_of(words: list[str]) -> str:
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         command_line.main([*words, "--help"])
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())
-    lines = (re.sub(r"[\u2500-\u257f]+", "", line).rstrip() for line in text.splitlines())
+    lines = (re.sub(r"[\u2500-\u257f]+|-{9,}", "", line).rstrip() for line in text.splitlines())
     return re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 

@@ -1,12 +1,17 @@
 """Command line arguments from dataclasses, with one line for whatever is wrong with them."""
 
+import ast
 import contextlib
 import dataclasses
+import functools
+import inspect
 import io
 import itertools
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Annotated, TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
@@ -14,6 +19,7 @@ from valor.errors import UsageError
 from valor.types import AUDIOVISUAL, Modality
 
 T = TypeVar("T")
+_POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 """A flag `--json`: machine-readable output on stdout."""
@@ -63,6 +69,7 @@ def parse(cls: type[T], argv: Sequence[str], *, verb: str) -> T:
         SystemExit: With code 0, after `--help`.
     """
     problem = io.StringIO()
+    _label(cls)
     try:
         with contextlib.redirect_stderr(problem):
             arguments = tyro.cli(cls, args=list(argv), prog=f"valor {verb}")
@@ -74,6 +81,37 @@ def parse(cls: type[T], argv: Sequence[str], *, verb: str) -> T:
         if getattr(arguments, field.name) == () and field.default is dataclasses.MISSING:
             raise UsageError(f"{field.name}: expected at least one; see `valor {verb} --help`")
     return arguments
+
+
+@functools.cache
+def _label(cls: type) -> None:
+    """Show what has a place by its name, what may be left out by its type, and texts unbroken."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    texts = {
+        ast.unparse(field.target): " ".join(ast.literal_eval(told.value).split())
+        for field, told in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(told, ast.Expr)
+    }
+    for field in dataclasses.fields(cls):
+        bare, *marks = get_args(field.type) if get_origin(field.type) is Annotated else [field.type]
+        is_many, name = get_origin(bare) is tuple, field.name.upper()
+        metavar = hint = None
+        if _POSITIONAL in marks and get_origin(bare) is not Literal:
+            metavar = f"{name} [{name} ...]" if is_many else name
+            if field.default is dataclasses.MISSING:
+                hint = "(required)"
+            else:
+                metavar = f"[{metavar}]"
+        elif NoneType in get_args(bare):
+            metavar = "|".join(_type_name(kind) for kind in get_args(bare) if kind is not NoneType)
+        if field.default in (None, ()):
+            hint = ""
+        shown = tyro.conf.arg(metavar=metavar, help=texts.get(field.name), help_behavior_hint=hint)
+        cls.__annotations__[field.name] = Annotated[field.type, shown]
+
+
+def _type_name(kind: Any) -> str:
+    return "GROUP" if kind is Group else kind.__name__.upper()
 
 
 def parse_kind(kinds: Mapping[str, type[T]], argv: Sequence[str], *, verb: str) -> T:
@@ -107,10 +145,10 @@ def parse_kind(kinds: Mapping[str, type[T]], argv: Sequence[str], *, verb: str) 
 def _one_line(box: str) -> str:
     """What tyro's framed message says first, and which options it takes for similar."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [re.sub(r"[\u2500-\u257f]", " ", line).rstrip() for line in text.splitlines()]
-    told = " ".join(
-        " ".join(itertools.takewhile(bool, lines[1:])).replace("(required)", "").split()
-    )
+    # Below a title; the parts are set off by rules, which are dashes on a terminal of old.
+    lines = [re.sub(r"[\u2500-\u257f]|-{9,}", " ", line).rstrip() for line in text.splitlines()[1:]]
+    parts = [" ".join(part) for has_words, part in itertools.groupby(lines, bool) if has_words]
+    told = " ".join(parts[0].replace("(required)", "").split()) if parts else ""
     told = told.replace("; ", ", ").rstrip(".") or "wrong arguments"
     similar = re.findall(r"^ {6}(--\S+)", "\n".join(lines), re.MULTILINE)
     if similar and re.search("similar|meant", text):

@@ -81,7 +81,8 @@ class Plan:
 def main(argv: Sequence[str]) -> int:
     """Run the verb; unreadable files are listed, and are an error only if there is nothing else."""
     if any(word.partition("=")[0] == "--plan" for word in argv):
-        return _plan(parse(Plan, argv, verb="index"))
+        asks_help = {"-h", "--help"} & set(argv)
+        return _plan(parse(Plan, ["--help"] if asks_help else argv, verb="index"))
     arguments = parse(Arguments, argv, verb="index")
     from valor.search.library import Library
 

@@ -30,7 +30,8 @@ class Arguments:
     """
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, or package.module:function of your own."""
+    """Name of a recipe, such as tiny, small, valor_base, from_siglip2_clap or finetune (a wrong one
+    lists all), or package.module:function of your own."""
     data: tuple[str, ...] = ()
     """Manifests, or one folder of shards, also s3:// or gs://; split `train` is used. Of several,
     NAME=MANIFEST or the file's own name stands before the ids, for `--mixture`."""
