@@ -138,7 +138,8 @@ def parse_kind(kinds: Mapping[str, type[T]], argv: Sequence[str], *, verb: str) 
         print(f"\n`valor {verb} KIND --help` explains the options.")
         raise SystemExit(0)
     if kind not in kinds:
-        raise UsageError(f"valor {verb}: unknown kind {kind!r}; use {', '.join(kinds)}")
+        wrong = f"unknown kind {kind!r}" if kind else "of which kind?"
+        raise UsageError(f"valor {verb}: {wrong}; use {', '.join(kinds)}")
     return parse(kinds[kind], argv[1:], verb=f"{verb} {kind}")
 
 

@@ -234,14 +234,14 @@ class Shard:
             print(problem, file=sys.stderr)
         row = json.loads((self.out / STATS_FILE).read_text(encoding="utf-8"))
         print(json.dumps(row) if self.json else table({**row, "shards": len(row["shards"])}))
-        if not row["num_samples"]:
-            say(
-                ManifestError(
-                    f"{self.out}: no record could be stored; `valor data validate "
-                    f"{self.manifest} --decode` says why"
-                )
-            )
-        return 1 if problems or not row["num_samples"] else 0
+        wrong = ""
+        if problems:
+            wrong = "damaged; copy the shards named above again, or make them in another --out"
+        elif not row["num_samples"]:
+            wrong = f"nothing was stored; `valor data validate {self.manifest} --decode` says why"
+        if wrong:
+            say(ManifestError(f"{self.out}: {wrong}"))
+        return 1 if wrong else 0
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -17,6 +17,5 @@ def say(error: ValorError) -> None:
     told = error.detail if isinstance(error, MediaError) else line
     while (less := re.sub(r"\([^()]*\)", "", told)) != told:
         told = less
-    print(
-        f"valor: {line}" if "; " in told else f"valor: {line}; {error.next_step}", file=sys.stderr
-    )
+    remedy = "" if "; " in told else f"; {error.next_step}"
+    print(f"valor: {line}{remedy}", file=sys.stderr)
