@@ -200,7 +200,7 @@ def _plan(arguments: Plan) -> int:
         return 0
     print(
         f"{cost.num_files} files, {_span(cost.hours_of_media)}, {cost.num_segments} segments, "
-        f"{_size(cost.gigabytes)}; {cost.num_measured} segments were measured\n"
+        f"{_size(cost.gigabytes)}; {cost.num_measured} segments were measured, not written\n"
         f"embedding: {_span(cost.embed_hours)}, "
         f"{cost.embed_media_hours_per_hour:.0f} hours of media in one"
     )
