@@ -11,27 +11,28 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from valor import errors
 from valor.cli import main as command_line
-from valor.cli.data import SUBCOMMANDS
 from valor.recipes.ablations import STUDIES, markdown, verdict
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/valor"
+ERRORS = {
+    name: cls
+    for name, cls in vars(errors).items()
+    if isinstance(cls, type) and issubclass(cls, errors.ValorError)
+}
 _NOTE = "<!-- Written by docs/generate.py; change the code and run `make pages`. -->\n\n"
 _PICTURE = re.compile(r"(?<=<!-- picture -->\n).*?(?=<!-- end of picture -->)", re.DOTALL)
 _NO_CONFIGURATION = ("Entry", "LibraryInfo", "Published", "ShardStats", "Stats")
 """Classes that are read as strictly, but that nobody writes by hand."""
-_KINDS = {
-    "data": tuple(SUBCOMMANDS),
-    "library": ("remove", "refresh", "compact", "export"),
-    "score": ("captions", "retrieval", "answers"),
-    "world": ("render",),
-}
+_READ = ast.FunctionDef | ast.Assign | ast.Call
 
 
 def main() -> None:
@@ -56,31 +57,100 @@ def pages() -> dict[str, str]:
 
 
 def errors_page() -> str:
-    """Every error with its cause, its remedy and who raises it."""
+    """Every error with its cause, its remedy and what it says, by package."""
     lines = [
         "# Errors\n",
         "A problem with the input is one line on stderr: what is wrong, with its value and limit,",
         "and after a semicolon what to do next. Exit code 1, or 2 for wrong usage. In Python it is",
-        "a subclass of `valor.ValorError`; anything else is a bug, which we want to hear about.",
+        "a subclass of `valor.ValorError`; anything else is a bug, which we want to hear about.\n",
+        "To find a message, search this page for some of its words: `{name}` and `...` stand for",
+        "values. Where a message has no remedy of its own, that of the class is shown.",
     ]
-    raised = raising_modules()
-    for name, cls in vars(errors).items():
-        if isinstance(cls, type) and issubclass(cls, errors.ValorError):
-            cause = (cls.__doc__ or "").partition("\n")[0]
-            places = ", ".join(f"`{place}`" for place in sorted(raised[name])) or "nothing"
-            lines += [f"\n## {name}\n", f"* **Cause**: {cause}"]
-            lines += [f"* **What to do**: {cls.next_step}.", f"* **Raised by** {places}."]
+    said = sorted(set(messages()))
+    for name, cls in ERRORS.items():
+        lines += [f"\n## {name}\n", f"* **Cause**: {(cls.__doc__ or '').splitlines()[0]}"]
+        lines += [f"* **What to do**: {cls.next_step}."]
+        if cls is errors.MediaError:
+            lines += ["\n| reason | meaning |", "|--|--|"]
+            lines += [f"| `{word}` | {meaning} |" for word, meaning in cls.REASONS.items()]
+        own = (one for one in said if one.error == name)
+        for package, some in groupby(own, lambda one: one.file.partition("/")[0]):
+            lines += [f"\nIn `{package}`:\n", "| message | what to do | file |", "|--|--|--|"]
+            lines += [f"| {_code(one.text)} | {_code(one.remedy)} | `{one.file}` |" for one in some]
     return "\n".join(lines) + "\n"
 
 
-def raising_modules() -> dict[str, set[str]]:
-    """The folders and files directly below the package that raise each error."""
-    found: dict[str, set[str]] = defaultdict(set)
+def _code(text: str) -> str:
+    """Text as it stands, in a cell of a table."""
+    return f"`` {text} ``".replace("|", "\\|") if text else ""
+
+
+class Message(NamedTuple):
+    """What an error says; values are names in braces, or dots."""
+
+    error: str
+    file: str
+    text: str
+    remedy: str
+    reason: str = ""
+    """Of a `MediaError`, if it is always the same."""
+
+
+def messages() -> Iterator[Message]:
+    """What the package's errors say, as far as the code that makes them has words for it."""
     for path, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-                found[ast.unparse(node.exc.func)].add(path.parts[0].removesuffix(".py"))
-    return found
+        names: dict[str, str] = {}
+        checks = [
+            node
+            for made in ast.walk(tree)
+            if isinstance(made, ast.FunctionDef) and made.name == "__post_init__"
+            for node in ast.walk(made)
+        ]
+        found = (node for node in ast.walk(tree) if isinstance(node, _READ))
+        for node in sorted(found, key=lambda node: (node.lineno, node.col_offset)):
+            if isinstance(node, ast.FunctionDef):
+                names.clear()
+            elif isinstance(node, ast.Call):
+                error, told, reason = _told(node, names, is_check=node in checks)
+                text, _, remedy = told.partition("; ")
+                if re.search(r"\w", re.sub(r"\{\w+\}", "", text)):
+                    yield Message(error, path.as_posix(), text, remedy, reason)
+            elif isinstance(target := node.targets[0], ast.Name):
+                text = pattern(node.value, names)
+                names[target.id] = f"{{{target.id}}}" if text == "..." else text
+
+
+def _told(call: ast.Call, names: Mapping[str, str], *, is_check: bool) -> tuple[str, str, str]:
+    """The error that a call makes, its message or nothing, and its reason."""
+    args = [pattern(arg, names) for arg in call.args]
+    match ast.unparse(call.func).rpartition(".")[2]:
+        case "MediaError" if len(args) == 3:
+            reason = args[1] if isinstance(call.args[1], ast.Constant) else ""
+            return "MediaError", "{path}: " + args[2], reason
+        case "problem" if len(args) == 2:  # Of a field in a line of a manifest.
+            return "ManifestError", f"{{where}}: {args[0]}: {args[1]}", ""
+        case "ValueError" if is_check and args:  # Of a configuration, which the reader turns.
+            return "ConfigError", "{where}: " + args[0], ""
+        case name if name in ERRORS and args:
+            return name, args[0], ""
+    return "", "", ""
+
+
+def pattern(node: ast.expr, names: Mapping[str, str]) -> str:
+    """The text that an expression makes, with dots or a name in braces for what differs."""
+    node = node.value if isinstance(node, ast.FormattedValue) else node
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(pattern(part, names) for part in parts)
+        case ast.BinOp(op=ast.Add(), left=left, right=right):
+            return pattern(left, names) + pattern(right, names)
+        case ast.Name(id=name):
+            return names.get(name, f"{{{name}}}")
+        case ast.Attribute(attr=name):
+            return f"{{{name}}}"
+    return "..."
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:
@@ -93,7 +163,9 @@ def command_line_page() -> str:
     """The help of every verb, as its parser prints it."""
     parts = ["# Command line\n\n```text\n" + help_of([]) + "```\n"]
     for verb in command_line.VERBS:
-        verbs = [[verb, kind] for kind in _KINDS.get(verb, ())] or [[verb]]
+        kinds = getattr(import_module(f"valor.cli.{verb}"), "KINDS", ())
+        verbs = [[verb, kind] for kind in kinds] or [[verb]]
+        verbs += [[verb, "--plan"]] if verb == "index" else []
         parts += [f"## valor {' '.join(w)}\n\n```text\n{help_of(w)}```\n" for w in verbs]
     return "\n".join(parts)
 
@@ -105,7 +177,7 @@ def help_of(words: list[str]) -> str:
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         command_line.main([*words, "--help"])
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())
-    lines = (re.sub(r"[\u2500-\u257f]+", "", line).rstrip() for line in text.splitlines())
+    lines = (re.sub(r"[\u2500-\u257f]+|-{9,}", "", line).rstrip() for line in text.splitlines())
     return re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 

@@ -60,6 +60,8 @@ def test_changes_by_path_are_checked():
         evolve(config, {"batch_size.deeper": 2})
     with pytest.raises(ConfigError, match="batch_size"):
         evolve(config, {"batch_size": "many"})
+    with pytest.raises(UsageError, match=r"groups\.0: unknown group 'smell'; use vision"):
+        evolve(config, {"objectives.alignment.groups": ["smell"]})
 
 
 def test_the_fingerprint_changes_with_any_value():

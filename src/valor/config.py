@@ -160,7 +160,9 @@ def from_dict(
     try:
         return _adapter(cls).validate_json(text, context=trust_code)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error, values)}") from None
+        said = error.errors()[0].get("ctx", {}).get("error")
+        wrong = f"{where}: {_first_problem(error, values)}"
+        raise ConfigError(wrong) from getattr(said, "__cause__", None)
 
 
 def _plain(value: Any) -> Any:
@@ -184,8 +186,11 @@ def _first_problem(error: Any, values: Any) -> str:
         return f"{path}: unknown key; remove it or correct its spelling"
     if problem["type"] in ("missing", "missing_argument"):
         return f"{path}: missing key"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{path}: {message}, got {problem['input']!r}" if path else message
+    message, semicolon, step = problem["msg"].removeprefix("Value error, ").partition("; ")
+    if path:
+        got = repr(problem["input"])
+        message = f"{path}: {message}" if got in message else f"{path}: {message}, got {got}"
+    return f"{message}{semicolon}{step}"
 
 
 def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -200,7 +205,7 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
 
     Raises:
         ConfigError: If a new value is impossible.
-        UsageError: If a path names no field.
+        UsageError: If a path names no field, or a value no group.
     """
     changed = to_dict(config)
     for path, value in changes.items():
@@ -213,7 +218,12 @@ def evolve(config: Config, changes: Mapping[str, Any]) -> Config:
             known = ", ".join(place) or "nothing below it"
             raise UsageError(f"unknown key {path!r}; there is {known}")
         place[name] = deepcopy(value)  # A later path may lie below it.
-    return from_dict(type(config), changed, where="config", trust_code=True)
+    try:
+        return from_dict(type(config), changed, where="config", trust_code=True)
+    except ConfigError as error:
+        if isinstance(error.__cause__, UsageError):
+            raise UsageError(str(error)) from None
+        raise
 
 
 def differences(found: object, wanted: object, *, most: int = 3) -> str:

@@ -1,8 +1,9 @@
 """Every error that a user can meet.
 
-A message carries the value, the limit and, after a semicolon, the next step, in one line. Anything
-that is not a `ValorError` is a bug of ours. The command line turns a `ValorError` into exit code 1,
-and a `UsageError` into exit code 2; to a message without a next step it adds that of the class.
+A message carries the value, the limit and, after a semicolon, the next step, in one line; outside
+of parentheses a semicolon stands for nothing else. Anything that is not a `ValorError` is a bug of
+ours. The command line turns a `ValorError` into exit code 1, and a `UsageError` into exit code 2;
+to a message without a next step it adds that of the class.
 """
 
 from typing import ClassVar
@@ -39,11 +40,30 @@ class MediaError(ValorError):
 
     Args:
         path: The file.
-        reason: A short stable word that reports count by, such as `unreadable` or `empty`.
+        reason: A short stable word that reports count by, one of `REASONS`.
         detail: What exactly is wrong, and what to do about it.
     """
 
     next_step = "leave the file out, or encode it anew as H.264 and AAC"
+    REASONS: ClassVar[dict[str, str]] = {
+        "missing": "there is no such file or object",
+        "unreadable": "it is not of an accepted format, or may not be opened",
+        "empty": "it holds no media",
+        "truncated": "it ends before what it says that it holds",
+        "undecodable": "it holds media that cannot be decoded",
+        "outside": "the stretch that was asked for is not in it",
+        "no-video": "it has no picture, and one is needed",
+        "no-audio": "it has no sound, and one is needed",
+        "missing_modality": "the segment to search by lacks what is searched by",
+        "nothing_usable": "it has nothing that the model was to look at",
+        "size": "pictures that belong together are of different sizes",
+        "too_large": "it has more pixels than are accepted",
+        "too_long": "it lasts longer than is accepted",
+        "too_slow": "it takes longer to read than is allowed",
+        "crashed": "the process that read it died",
+        "failed": "reading it failed in a way that was not foreseen",
+    }
+    """Every reason, and what it means."""
 
     def __init__(self, path: str, reason: str, detail: str) -> None:
         super().__init__(f"{path}: {detail}")

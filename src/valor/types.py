@@ -63,7 +63,7 @@ class Modality(enum.Flag):
             try:
                 return cls.parse(str(value))
             except UsageError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(str(error)) from error
 
         written = core_schema.plain_serializer_function_ser_schema(lambda group: group.label)
         return core_schema.no_info_plain_validator_function(read, serialization=written)

@@ -85,7 +85,7 @@ def test_a_file_without_picture_leaves_nothing(folder, tmp_path, capsys):
 
 @pytest.mark.media
 def test_models_of_other_kinds_are_told_apart(folder, model_folder, tmp_path):
-    with pytest.raises(ModelError, match="masks need a TMANet"):
+    with pytest.raises(ModelError, match="name the folder of a TMANet"):
         load_mask_model(model_folder)
     with pytest.raises(ModelError, match="temporal_memory"):
         load_model(folder)

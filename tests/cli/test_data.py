@@ -83,6 +83,19 @@ def test_every_kind_explains_itself(kind, capsys):
     assert f"usage: valor data {kind}" in capsys.readouterr().out
 
 
+def test_a_recording_that_is_left_out_and_a_set_of_none_say_what_to_do(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.mp4").write_text("no video")
+    assert main(["data", "segment", "bad.mp4", "--out", "cut.jsonl", "--workers", "1"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("valor: ")]
+    assert lines == [
+        "valor: bad.mp4: unreadable; see cut.rows.jsonl for why, --retry tries it again",
+        "valor: cut.jsonl: nothing was kept; see cut.rows.jsonl for the reasons",
+    ]
+
+
 def test_validate_prints_errors_with_their_lines_and_counts(annotations, tmp_path, capsys):
     main(import_words(annotations, tmp_path))
     assert main(["data", "validate", str(tmp_path)]) == 0

@@ -1,8 +1,8 @@
 """Laws of `valor doctor`: what is wrong is named with its remedy, and makes the exit code 1."""
 
-import importlib.util
 import json
 from collections import namedtuple
+from importlib.metadata import PackageNotFoundError
 
 from valor.cli import doctor
 from valor.cli.main import main
@@ -22,7 +22,7 @@ def test_everything_is_looked_at(capsys):
     code, found = report(capsys)
     assert (code, found["problems"]) == (0, [])
     assert found["versions"]["torch"]
-    assert found["codecs"]["h264"] == found["codecs"]["aac"] == "yes"
+    assert found["codecs"]["h264"] == found["codecs"]["aac"] == found["codecs"]["vorbis"] == "yes"
     assert found["room"]["disk_here_gib"] > 0
     assert all(rate > 0 for rate in found["speed"].values())
     assert len(found["speed"]) == 3
@@ -54,9 +54,61 @@ def test_a_codec_that_cannot_be_written_is_not_called_bad(monkeypatch):
     assert codecs.try_codecs()["flac"].startswith("not tried: nothing")
 
 
-def test_an_extra_that_is_absent_comes_with_its_command(capsys, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert report(capsys)[1]["extras"]["search"] == 'pip install "valor-omni[search]"'
+def without(*packages):
+    """Looks up versions as if these were not installed."""
+
+    def look(package):
+        if package in packages:
+            raise PackageNotFoundError(package)
+        return "1.0"
+
+    return look
+
+
+def test_an_extra_lacks_any_of_its_packages_and_comes_with_its_command(monkeypatch):
+    needs = [
+        "lancedb>=0.36; extra == 'search'",
+        "fastapi>=0.125; extra == 'serve'",
+        "uvicorn>=0.35; extra == 'serve'",
+        'ray[data]>=2.60; extra == "ray"',
+        "pytest; extra == 'dev'",
+        "torch>=2.11",
+    ]
+    monkeypatch.setattr(doctor, "requires", lambda _: needs)
+    monkeypatch.setattr(doctor, "version", without("uvicorn", "ray", "pytest"))
+    assert doctor._extras() == {
+        "search": "yes",
+        "serve": 'lacks uvicorn: pip install "valor-omni[serve]"',
+        "ray": 'lacks ray: pip install "valor-omni[ray]"',
+    }
+
+
+def test_what_an_extra_needs_beside_its_packages_is_tried(monkeypatch):
+    def load(name):
+        raise RuntimeError("no libavutil\nmore")
+
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(doctor.importlib, "import_module", load)
+    assert "no java" in doctor._use("eval")
+    assert "cannot be loaded (no libavutil): install" in doctor._use("fast")
+    assert doctor._use("search") == "yes"
+
+
+def test_extras_are_those_of_the_distribution(capsys):
+    extras = report(capsys)[1]["extras"]
+    assert {"search", "serve", "eval", "fast"} <= extras.keys()
+    assert not {"dev", "docs", "fuzz"} & extras.keys()
+
+
+def test_what_is_known_is_shown_before_the_rest_is_looked_at(capsys, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(codecs, "try_codecs", stop)
+    assert main(QUICK) == 130
+    shown = capsys.readouterr().out
+    assert "versions: python" in shown
+    assert "codecs" not in shown
 
 
 def test_a_required_package_that_is_absent_is_a_problem(capsys, monkeypatch):
@@ -64,7 +116,7 @@ def test_a_required_package_that_is_absent_is_a_problem(capsys, monkeypatch):
     code, found = report(capsys)
     assert code == 1
     assert found["problems"] == [
-        "no-such-package is missing: pip install --force-reinstall valor-omni"
+        "no-such-package is missing: run `pip install .` in the folder of valor's source"
     ]
 
 

@@ -1,12 +1,13 @@
 """Pages that repeat what the code says are in step with it, and the errors say what to do."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 
 from valor import errors
-from valor.cli.main import main
+from valor.cli.main import VERBS, main
 
 ROOT = Path(__file__).parents[2]
 ERRORS = [
@@ -25,7 +26,14 @@ def generator():
     return module
 
 
-PAGES = generator().pages()
+GENERATOR = generator()
+PAGES = GENERATOR.pages()
+REMEDY = re.compile(
+    "`|(add|ask|build|check|choose|convert|copy|correct|cut|evaluate|finish|get|give|install|leave|"
+    "load|look|make|merge|move|name|put|remove|rename|render|return|run|save|say|see|set|start|"
+    "take|there is|train|upgrade|use|wait|write) "
+)
+"""How a remedy begins; `there is` begins a choice."""
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -38,10 +46,43 @@ def test_every_error_has_a_remedy_of_its_own():
     assert all(f"## {cls.__name__}\n" in PAGES["docs/errors.md"] for cls in ERRORS)
 
 
+def test_what_follows_a_semicolon_is_a_remedy():
+    remedies = {one.remedy for one in GENERATOR.messages() if one.remedy}
+    assert len(remedies) > 100
+    assert {text for text in remedies if not REMEDY.match(text)} == set()
+    assert {text for text in remedies if "; " in text} == set()
+
+
+def test_every_reason_is_explained():
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    found = {one.reason for one in GENERATOR.messages()} - {""}
+    assert found <= errors.MediaError.REASONS.keys()
+    assert {word for word in errors.MediaError.REASONS if code.count(f'"{word}"') < 2} == set()
+
+
+def test_a_message_is_found_by_its_words():
+    page = PAGES["docs/errors.md"]
+    for words in (
+        "{path}: no such manifest `` | `` give a JSONL file",
+        "{path}: no {label} to describe `` | `` use another modality",
+        "{where}: temperature must not be negative",
+        "{where}: needs: {needs}, expected one of",
+    ):
+        assert words in page
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["nothing"],
+        ["index"],
+        ["index", "new.library", "silent.jsonl", "--modl", "x"],
+        ["index", "new.library", "nowhere", "--model", "tiny-world"],
+        ["index", "new.library", "empty", "--model", "tiny-world"],
+        ["index", "--plan", "empty"],
+        ["masks", "tiny-world", "silent.jsonl"],
+        ["caption", "tiny-world", "silent.jsonl"],
+        ["data", "annotate", "--store", "silent.jsonl"],
         ["search", "nowhere.library", "a bell"],
         ["train", "tiny", "--data", "nowhere.jsonl", "--out", "run"],
         ["score", "retrieval", "--scores", "nowhere.npy"],
@@ -59,14 +100,28 @@ def test_every_error_has_a_remedy_of_its_own():
 )
 def test_an_error_on_the_command_line_ends_with_what_to_do(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
     Path("silent.jsonl").write_text('{"id": "one", "media": "one.mp4", "split": "train"}\n')
     assert main(words) != 0
     assert not Path("out").exists()
+    assert not Path("new.library").exists()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("valor: ")
     problem, _, next_step = line.rpartition("; ")
     assert problem
     assert next_step
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_kind_of_a_verb_is_named_and_explained(verb):
+    for kind in getattr(importlib.import_module(f"valor.cli.{verb}"), "KINDS", ()):
+        assert f"## valor {verb} {kind}\n" in PAGES["docs/command-line.md"]
+        assert verb == "world" or kind in VERBS[verb]
+
+
+def test_the_forecast_of_indexing_is_in_help_and_page():
+    assert "[LIBRARY] --plan FOLDER" in GENERATOR.help_of(["index"])
+    assert "--seconds FLOAT" in PAGES["docs/command-line.md"].partition("## valor index --plan")[2]
 
 
 def test_the_picture_has_every_part_of_the_package():

@@ -102,7 +102,7 @@ def test_library_without_a_model_still_lists(library, folder):
 
 def test_missing_package_names_the_extra(tmp_path, word_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "lancedb", None)
-    with pytest.raises(DependencyError, match=r"pip install valor-omni\[search\]"):
+    with pytest.raises(DependencyError, match=r"pip install .valor-omni\[search\]"):
         Library(tmp_path / "library", model=word_model())
 
 

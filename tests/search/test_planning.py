@@ -52,6 +52,25 @@ def test_captions_cost_what_they_add(write_file, word_model, monkeypatch):
     assert cost.caption_media_hours_per_hour == pytest.approx(5.0 / 3.0)
 
 
+def test_all_that_is_measured_counts_with_its_beginning(write_file, word_model, monkeypatch):
+    """What is read ahead when the first commit is made is not embedded for nothing."""
+
+    class Slow(word_model):
+        def embed_media(self, segments):
+            clock.now_s += 2.0 * len(segments) + (100.0 if not self.num_embedded else 0.0)
+            return super().embed_media(segments)
+
+    clock = SimpleNamespace(now_s=0.0)
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: clock.now_s)
+    monkeypatch.setattr(ingest, "COMMIT_S", 0.0)
+    folder = write_file("a.mp4", *[{"see": "red car"}] * 160).parent
+    whole = planning.estimate([str(folder)], Slow(), seconds=1e6)
+    assert (whole.num_measured, whole.embed_hours) == (160, pytest.approx(420.0 / 3600))
+    part = planning.estimate([str(folder)], Slow(), seconds=300.0)
+    assert part.num_measured < 160
+    assert part.embed_hours == pytest.approx(320.0 / 3600)
+
+
 def test_a_long_collection_is_not_ingested_whole(write_file, word_model, monkeypatch):
     monkeypatch.setattr(ingest, "COMMIT_S", 0.0)
     folder = write_file("a.mp4", *[{"see": "red car"}] * 200).parent

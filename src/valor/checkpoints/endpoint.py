@@ -64,7 +64,7 @@ class Endpoint(FileVerbs):
         self.source = source
         url, _, self._model = source.partition("#")
         if not self._model:
-            raise ModelError(f"{source}: which model? Write {url}#MODEL")
+            raise ModelError(f"{source}: which model? It names none; write {url}#MODEL")
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._timeout_s = timeout_s
         self._backoff_s = backoff_s
@@ -209,7 +209,9 @@ class Endpoint(FileVerbs):
             if attempt < _TRIES - 1:
                 time.sleep(min(wait_s, _LONGEST_WAIT_S))
         if not status:
-            raise ModelError(f"{self.source}: cannot be reached ({problem}); is it running?")
+            raise ModelError(
+                f"{self.source}: cannot be reached ({problem}); start it, or correct the address"
+            )
         return status, reply
 
     def _parse(self, reply: bytes) -> tuple[str, float]:

@@ -74,7 +74,7 @@ def write_folder(
         ModelError: If something else is in the folder's place.
     """
     if folder.exists() and not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: exists and is no model folder; nothing was written")
+        raise ModelError(f"{folder}: exists and is no model folder; choose another name")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -180,7 +180,9 @@ def _check_words(config: SystemConfig, processor: Processor, folder: Path) -> No
     sizes = {"decoder's": (processor.tokenizer.vocab_size, config.vocab_size)}
     if isinstance(config, ValorConfig) and not isinstance(config.text, BertConfig):
         if processor.text_tokenizer is None:
-            raise ModelError(f"{folder}: text_tokenizer.json is missing; the text encoder needs it")
+            raise ModelError(
+                f"{folder}: text_tokenizer.json is missing; take all files from one folder"
+            )
         sizes["text encoder's"] = (processor.text_tokenizer.vocab_size, config.text.vocab_size)
     for part, (found, wanted) in sizes.items():
         if found > wanted or (part == "decoder's" and found != wanted):
@@ -208,8 +210,8 @@ def _compare(
     ]
     if missing or extra or wrong:
         raise ModelError(
-            f"{where}: missing {missing}, left over {extra}, other shape {wrong}; "
-            "it is damaged or of another version: train or convert it again"
+            f"{where}: missing {missing}, left over {extra}, other shape {wrong}, as it is "
+            "damaged or of another version; train or convert it again"
         )
 
 

@@ -197,13 +197,13 @@ def load_public(source: str) -> PublicModel:
         return PublicModel(source, [_space(source)])
     except ImportError as error:
         needed = " ".join(str(error).split()).partition(" Please note")[0]
-        raise DependencyError(f"{source}: {needed.rstrip('. ')}") from None
+        raise DependencyError(f"{source}: {needed.rstrip('. ')}; install it with pip") from None
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         if Path(source).exists():
             raise ModelError(
                 f"{source}: cannot be loaded ({reason}); "
-                "docs/public-models.md says what can be named"
+                "see docs/public-models.md for what can be named"
             ) from None
         why = "" if isinstance(error, HFValidationError) else f" ({reason.partition('. ')[0]})"
         raise ModelError(f"{source}: no such model folder, nor a public model{why}") from None
@@ -219,8 +219,8 @@ def _space(source: str) -> Space:
         case "sentence-transformers":
             return SentenceSpace(source)
     raise ModelError(
-        f"{source}: is of type {kind!r}; what can be used is a model folder of ours, clip, siglip, "
-        "siglip2, clap, pe_audio_video, and models of sentence-transformers"
+        f"{source}: is of type {kind!r}; use a model folder of ours, clip, siglip, "
+        "siglip2, clap, pe_audio_video, or a model of sentence-transformers"
     )
 
 

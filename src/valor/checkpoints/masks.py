@@ -60,12 +60,14 @@ def load_mask_model(folder: Path) -> "MaskModel":
     Raises:
         ModelError: If a file is missing, damaged, or of another kind of model.
     """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no model folder; name the folder of a TMANet")
     values, path = read_config(folder), folder / _PREPROCESSING
     if values.get("kind") != "temporal_memory":
-        raise ModelError(f"{folder}: this model describes and embeds; masks need a TMANet")
+        raise ModelError(f"{folder}: this model makes no masks; name the folder of a TMANet")
     config = from_dict(TemporalMemoryConfig, values, where=str(folder / "config.json"))
     if not path.is_file():
-        raise ModelError(f"{folder}: {_PREPROCESSING} is missing")
+        raise ModelError(f"{folder}: {_PREPROCESSING} is missing; convert it again")
     sequence = from_dict(SequenceConfig, parse_json(path.read_bytes(), str(path)), where=str(path))
     model = TemporalMemory(config)
     fill_weights(model.state_dict(), folder)

@@ -145,7 +145,7 @@ def convert(source: Path, out: Path) -> ValorConfig:
 def read_release(source: Path) -> Release:
     """Find and read a released model; a missing or damaged file is a `ModelError`."""
     if not source.is_dir():
-        raise ModelError(f"{source}: no such folder; it should hold a .pt and its hps.json")
+        raise ModelError(f"{source}: no such folder; give one with a .pt and its hps.json")
     described = _json(_options_file(source))
     if not isinstance(described, dict):
         raise ModelError(f"{_options_file(source)}: no JSON object")
@@ -166,7 +166,7 @@ def _options_file(source: Path) -> Path:
     for name in names:
         if (source / name).is_file():
             return source / name
-    raise ModelError(f"{source}: no options; looked for {', '.join(names)}")
+    raise ModelError(f"{source}: no options; add one of {', '.join(names)}")
 
 
 def _json(path: Path) -> Any:
@@ -190,7 +190,7 @@ def _weights_file(source: Path) -> Path:
         return steps[max(steps)]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise ModelError(f"{source}: wanted one .pt or .safetensors, found {names}")
+        raise ModelError(f"{source}: wanted one .pt or .safetensors, found {names}; leave one")
     return found[0]
 
 
@@ -202,10 +202,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             read = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise ModelError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}); get it again"
+        ) from None
     except pickle.UnpicklingError:
         raise ModelError(
-            f"{path}: no plain state dict; what else it holds could run code and is not read"
+            f"{path}: no plain state dict, and what else it holds could run code; "
+            "save the state dict alone"
         ) from None
     read = read.get("state_dict", read) if isinstance(read, dict) else read
     if not isinstance(read, dict) or not all(isinstance(v, Tensor) for v in read.values()):
@@ -402,7 +405,8 @@ def valor_weights(release: Release, config: ValorConfig) -> dict[str, Tensor]:
     )
     if missing or extra:
         raise ModelError(
-            f"{release.folder}: keys do not fit the options; missing {missing}, left over {extra}"
+            f"{release.folder}: keys do not fit the options, missing {missing}, left over {extra}; "
+            "take weights and options from one release"
         )
     for key, twin in twins.items():
         if key in released and not torch.equal(released[key], released[twin]):

@@ -58,7 +58,9 @@ def convert_tmanet(source: Path, out: Path) -> TemporalMemoryConfig:
     num_classes = _shape(released, "decode_head.conv_seg.weight", str(source))[0]
     if num_classes not in _TRAINED_ON:
         known = " or ".join(map(str, _TRAINED_ON))
-        raise ModelError(f"{source}: decides {num_classes} classes; the released ones {known}")
+        raise ModelError(
+            f"{source}: decides {num_classes} classes, the released ones {known}; name one of these"
+        )
     classes, sequence = _TRAINED_ON[num_classes]
     named = [MaskClass(name=name, colour=colour) for name, colour in classes.items()]
     model = load_tmanet(released, named, where=str(source))
@@ -202,7 +204,9 @@ def _take(module: nn.Module, released: Mapping[str, Tensor], keys: KeyMap, where
     missing = sorted((expected.keys() - keys.keys()) | (set(keys.values()) - released.keys()))
     extra = sorted(key for key in released.keys() - set(keys.values()) if not UNUSED.match(key))
     if missing or extra:
-        raise ModelError(f"{where}: keys do not fit; missing {missing}, left over {extra}")
+        raise ModelError(
+            f"{where}: keys do not fit, missing {missing}, left over {extra}; get it again"
+        )
     for name, weight in expected.items():
         found = released[keys[name]]
         if found.shape != weight.shape:
@@ -214,7 +218,7 @@ def _take(module: nn.Module, released: Mapping[str, Tensor], keys: KeyMap, where
 
 def _shape(released: Mapping[str, Tensor], key: str, where: str) -> torch.Size:
     if key not in released:
-        raise ModelError(f"{where}: no weight {key!r}, which every released TMANet has")
+        raise ModelError(f"{where}: no weight {key!r}, which every released TMANet has; name one")
     return released[key].shape
 
 

@@ -307,7 +307,7 @@ class SentenceSpace:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise DependencyError(
-                f"{source} needs sentence-transformers; run `pip install valor-omni[sentence]`"
+                f'{source} needs sentence-transformers; run `pip install "valor-omni[sentence]"`'
             ) from None
         self.model: Any = SentenceTransformer(source)
         names = {Modality.VISION: "image", Modality.AUDIO: "audio"}

@@ -1,11 +1,17 @@
 """Command line arguments from dataclasses, with one line for whatever is wrong with them."""
 
+import ast
 import contextlib
 import dataclasses
+import functools
+import inspect
 import io
+import itertools
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Annotated, TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
@@ -13,6 +19,7 @@ from valor.errors import UsageError
 from valor.types import AUDIOVISUAL, Modality
 
 T = TypeVar("T")
+_POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 """A flag `--json`: machine-readable output on stdout."""
@@ -62,17 +69,49 @@ def parse(cls: type[T], argv: Sequence[str], *, verb: str) -> T:
         SystemExit: With code 0, after `--help`.
     """
     problem = io.StringIO()
+    _label(cls)
     try:
         with contextlib.redirect_stderr(problem):
             arguments = tyro.cli(cls, args=list(argv), prog=f"valor {verb}")
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UsageError(_one_line(problem.getvalue())) from None
+        raise UsageError(f"{_one_line(problem.getvalue())} `valor {verb} --help`") from None
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if getattr(arguments, field.name) == () and field.default is dataclasses.MISSING:
-            raise UsageError(f"{field.name}: expected at least one")
+            raise UsageError(f"{field.name}: expected at least one; see `valor {verb} --help`")
     return arguments
+
+
+@functools.cache
+def _label(cls: type) -> None:
+    """Show what has a place by its name, what may be left out by its type, and texts unbroken."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    texts = {
+        ast.unparse(field.target): " ".join(ast.literal_eval(told.value).split())
+        for field, told in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(told, ast.Expr)
+    }
+    for field in dataclasses.fields(cls):
+        bare, *marks = get_args(field.type) if get_origin(field.type) is Annotated else [field.type]
+        is_many, name = get_origin(bare) is tuple, field.name.upper()
+        metavar = hint = None
+        if _POSITIONAL in marks and get_origin(bare) is not Literal:
+            metavar = f"{name} [{name} ...]" if is_many else name
+            if field.default is dataclasses.MISSING:
+                hint = "(required)"
+            else:
+                metavar = f"[{metavar}]"
+        elif NoneType in get_args(bare):
+            metavar = "|".join(_type_name(kind) for kind in get_args(bare) if kind is not NoneType)
+        if field.default in (None, ()):
+            hint = ""
+        shown = tyro.conf.arg(metavar=metavar, help=texts.get(field.name), help_behavior_hint=hint)
+        cls.__annotations__[field.name] = Annotated[field.type, shown]
+
+
+def _type_name(kind: Any) -> str:
+    return "GROUP" if kind is Group else kind.__name__.upper()
 
 
 def parse_kind(kinds: Mapping[str, type[T]], argv: Sequence[str], *, verb: str) -> T:
@@ -99,12 +138,20 @@ def parse_kind(kinds: Mapping[str, type[T]], argv: Sequence[str], *, verb: str) 
         print(f"\n`valor {verb} KIND --help` explains the options.")
         raise SystemExit(0)
     if kind not in kinds:
-        raise UsageError(f"valor {verb}: unknown kind {kind!r}; use {', '.join(kinds)}")
+        wrong = f"unknown kind {kind!r}" if kind else "of which kind?"
+        raise UsageError(f"valor {verb}: {wrong}; use {', '.join(kinds)}")
     return parse(kinds[kind], argv[1:], verb=f"{verb} {kind}")
 
 
 def _one_line(box: str) -> str:
-    """The text of tyro's framed message, without its pointer to the help."""
+    """What tyro's framed message says first, and which options it takes for similar."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    text = " ".join(re.sub(r"[\u2500-\u257f]", " ", text.partition("For full helptext")[0]).split())
-    return text or "wrong arguments"
+    # Below a title; the parts are set off by rules, which are dashes on a terminal of old.
+    lines = [re.sub(r"[\u2500-\u257f]|-{9,}", " ", line).rstrip() for line in text.splitlines()[1:]]
+    parts = [" ".join(part) for has_words, part in itertools.groupby(lines, bool) if has_words]
+    told = " ".join(parts[0].replace("(required)", "").split()) if parts else ""
+    told = told.replace("; ", ", ").rstrip(".") or "wrong arguments"
+    similar = re.findall(r"^ {6}(--\S+)", "\n".join(lines), re.MULTILINE)
+    if similar and re.search("similar|meant", text):
+        return f"{told}; did you mean {' or '.join(similar)}? See"
+    return f"{told}; see"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from valor.cli.arguments import AUDIOVISUAL, Group, Json, TrustCode, parse
+from valor.cli.problems import say
 from valor.errors import MediaError, UsageError
 from valor.types import Modality
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             caption = model.caption(path, using=arguments.using)
         except MediaError as error:
-            print(f"valor: {error}", file=sys.stderr)
+            say(error)
             failed = 1
             continue
         row = {
@@ -97,7 +98,7 @@ def _chapters(model: "Model", arguments: Arguments) -> int:
                     print(f"\n{_clock(start_s)} --> {_clock(end_s)}")
                     print("\n".join(line.replace("-->", "->") for line in lines if line))
         except MediaError as error:
-            print(f"valor: {error}", file=sys.stderr)
+            say(error)
             failed = 1
     return failed
 

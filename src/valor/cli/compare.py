@@ -57,6 +57,8 @@ def _items(folder: Path) -> dict[str, dict[str, float]]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValorError(f"{path}: no such file; `valor evaluate ... --out {folder}`") from None
+        raise ValorError(
+            f"{path}: no such file; `valor evaluate ... --out {folder}` writes it"
+        ) from None
     except ValueError as error:
         raise ValorError(f"{path}: not JSON ({error})") from None

@@ -16,6 +16,7 @@ import tyro
 from valor.cli.arguments import Group, Json, parse_kind
 from valor.cli.data_annotate import Annotate
 from valor.cli.data_building import CaptionRecords, SegmentRecordings
+from valor.cli.problems import say
 from valor.cli.progress import StageProgress
 from valor.cli.tables import table
 from valor.data.manifest import read_manifest, write_manifest
@@ -233,7 +234,14 @@ class Shard:
             print(problem, file=sys.stderr)
         row = json.loads((self.out / STATS_FILE).read_text(encoding="utf-8"))
         print(json.dumps(row) if self.json else table({**row, "shards": len(row["shards"])}))
-        return 1 if problems or not row["num_samples"] else 0
+        wrong = ""
+        if problems:
+            wrong = "damaged; copy the shards named above again, or make them in another --out"
+        elif not row["num_samples"]:
+            wrong = f"nothing was stored; `valor data validate {self.manifest} --decode` says why"
+        if wrong:
+            say(ManifestError(f"{self.out}: {wrong}"))
+        return 1 if wrong else 0
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -243,7 +251,7 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(number)
 
 
-SUBCOMMANDS = {
+KINDS = {
     "import": Import,
     "validate": Validate,
     "stats": Stats,
@@ -256,4 +264,4 @@ SUBCOMMANDS = {
 
 def main(argv: Sequence[str]) -> int:
     """Run `valor data SUBCOMMAND`."""
-    return parse_kind(SUBCOMMANDS, argv, verb="data").run()
+    return parse_kind(KINDS, argv, verb="data").run()

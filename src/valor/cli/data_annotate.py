@@ -81,7 +81,9 @@ class Annotate:
             from valor.server.guard import GuardConfig
             from valor.server.serving import make_server
         except ImportError as error:
-            raise DependencyError(f"{error}; install the extra `valor-omni[serve]`") from None
+            raise DependencyError(
+                f'the page needs the package {error.name}; run `pip install "valor-omni[serve]"`'
+            ) from None
         guard = GuardConfig(host=self.host, token=self.token)
         with closing(AnnotationStore(self.store)) as store:
             num_new = store.add(manifest, captions_per_item=self.captions_per_item)

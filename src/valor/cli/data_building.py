@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any, Literal
 import tyro
 
 from valor.cli.arguments import Json
+from valor.cli.problems import say
 from valor.cli.progress import StageProgress
 from valor.data.building.captioning import CaptionConfig, CaptionStage, Keep, caption
-from valor.data.building.rows import Work
+from valor.data.building.rows import Work, rows_file
 from valor.data.building.segment import SegmentConfig, recordings, segment
 from valor.data.manifest import manifest_file, read_manifest
-from valor.errors import ModelError, UsageError
+from valor.errors import ManifestError, MediaError, ModelError, UsageError
 
 _RULES = CaptionConfig().merge
 
@@ -57,7 +57,13 @@ class SegmentRecordings:
             )
             done = segment(recordings(self.media), self.cut, work)
         for media, reason in done.bad.items():
-            print(f"left out {media}: {reason}", file=sys.stderr)
+            say(
+                MediaError(
+                    media,
+                    reason,
+                    f"{reason}; see {rows_file(self.out)} for why, --retry tries it again",
+                )
+            )
         why = ", ".join(f"{reason} {num}" for reason, num in done.rejected.items())
         text = (
             f"kept {done.num_kept} segments, {done.kept_s:.0f} of {done.total_s:.0f} s; rejected "
@@ -66,7 +72,7 @@ class SegmentRecordings:
         )
         row = {"manifest": str(self.out), **dataclasses.asdict(done)}
         print(json.dumps(row) if self.json else text)
-        return 0 if done.num_kept else 1
+        return _end(done.num_kept, self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +128,14 @@ class CaptionRecords:
         row = {"manifest": str(self.out), **dataclasses.asdict(done)}
         text = f"kept {done.num_kept} of {done.num_records} records{why}"
         print(json.dumps(row) if self.json else text)
-        return 0 if done.num_kept else 1
+        return _end(done.num_kept, self.out)
+
+
+def _end(num_kept: int, out: Path) -> int:
+    """The exit code; where nothing is kept, say where to look."""
+    if not num_kept:
+        say(ManifestError(f"{out}: nothing was kept; see {rows_file(out)} for the reasons"))
+    return 0 if num_kept else 1
 
 
 def _jsonl(out: Path) -> Path:

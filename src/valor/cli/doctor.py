@@ -1,15 +1,17 @@
-"""`valor doctor`: check versions, codecs, devices and room, and say how to mend what is wrong."""
+"""`valor doctor`: check what valor needs and can use, and say how to mend what is wrong."""
 
-import importlib.util
+import importlib
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,9 @@ _PACKAGES = (
     *("valor-omni", "torch", "transformers", "av", "numpy", "pillow", "pyarrow", "tokenizers"),
     *("safetensors", "huggingface-hub"),
 )
-_EXTRAS = {
-    "search": "lancedb",
-    "serve": "fastapi",
-    "plots": "matplotlib",
-    "sentence": "sentence_transformers",
-    "ray": "ray",
-    "track": "tensorboard",
-    "eval": "mteb",
-    "fast": "torchcodec",
-}
+_FOR_DEVELOPERS = {"dev", "docs", "fuzz"}
+_EXTRA = re.compile(r"([\w.-]+)[^;]*;.*\bextra == ['\"]([\w-]+)['\"]")
+"""A package of an extra, as the metadata of a distribution name it."""
 _MIN_FREE_GIB = 2.0
 """Of disk and of memory, which the demo takes."""
 _MATRIX = 1024
@@ -37,7 +32,10 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Check versions, codecs, devices and room; exit code 1 if something must be mended."""
+    """Check versions, devices, codecs, room, extras and speed.
+
+    Exit code 1 if something must be mended.
+    """
 
     seconds: float = 5.0
     """How long to measure speed; 0 leaves it out."""
@@ -48,56 +46,77 @@ class Arguments:
 def main(argv: Sequence[str]) -> int:
     """Run the verb; a problem makes the exit code 1."""
     arguments = parse(Arguments, argv, verb="doctor")
-    report = examine(arguments.seconds)
+    report: dict[str, Any] = {}
+    for topic, found in examine(arguments.seconds):
+        report[topic] = found
+        if found and not arguments.json:
+            text = ", ".join(f"{name} {value}" for name, value in found.items())
+            print(f"{topic:>10}: {text}", flush=True)
+    report |= {"hints": _hints(report), "problems": _problems(report)}
     if arguments.json:
         print(json.dumps(report))
-    else:
-        for name, value in report.items():
-            if isinstance(value, dict) and value:
-                text = ", ".join(f"{k} {v}" for k, v in value.items())
-                print(f"{name:>10}: {text}")
-        for kind in ("hints", "problems"):
-            for line in report[kind]:
-                print(f"{kind[:-1]:>10}: {line}")
-        print("" if report["problems"] else "all is well")
+        return 1 if report["problems"] else 0
+    for kind in ("hints", "problems"):
+        for line in report[kind]:
+            print(f"{kind[:-1]:>10}: {line}")
+    print("" if report["problems"] else "all is well")
     return 1 if report["problems"] else 0
 
 
-def examine(seconds: float) -> dict[str, Any]:
-    """Look at everything that valor needs.
+def examine(seconds: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Look at everything that valor needs, one topic after the other.
 
     Args:
         seconds: How long to measure speed.
 
-    Returns:
-        What was found by topic; `problems` must be mended, `hints` may be. Each says how.
+    Yields:
+        A topic, and what was found.
     """
     from valor.media.codecs import try_codecs
 
-    report: dict[str, Any] = {
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
-        "torch": _torch(),
-        "devices": _devices(),
-        "codecs": try_codecs(),
-        "room": _room(),
-        "extras": {
-            extra: "yes" if importlib.util.find_spec(package) else _install(extra)
-            for extra, package in _EXTRAS.items()
-        },
-        "speed": _speed(seconds) if seconds > 0 else {},
-    }
-    return {**report, "hints": _hints(report), "problems": _problems(report)}
+    versions = {package: _version(package) or "missing" for package in _PACKAGES}
+    yield "versions", {"python": platform.python_version(), **versions}
+    yield "torch", _torch()
+    yield "devices", _devices()
+    yield "room", _room()
+    yield "extras", _extras()
+    yield "codecs", try_codecs()
+    yield "speed", _speed(seconds) if seconds > 0 else {}
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "missing"
+        return None
 
 
-def _install(extra: str) -> str:
-    return f'pip install "valor-omni[{extra}]"'
+def _extras() -> dict[str, str]:
+    """Whether each extra can be used, or what it lacks and the command that adds it."""
+    packages: dict[str, list[str]] = defaultdict(list)
+    for required in (requires("valor-omni") or ()) if _version("valor-omni") else ():
+        found = _EXTRA.match(required)
+        if found and found[2] not in _FOR_DEVELOPERS:
+            packages[found[2]].append(found[1])
+    extras = {}
+    for extra, names in packages.items():
+        missing = " and ".join(name for name in names if _version(name) is None)
+        install = f'lacks {missing}: pip install "valor-omni[{extra}]"'
+        extras[extra] = install if missing else _use(extra)
+    return extras
+
+
+def _use(extra: str) -> str:
+    """What an extra whose packages are there still needs from outside."""
+    if extra == "eval" and shutil.which("java") is None:
+        return "no java, for METEOR and SPICE: install a Java runtime"
+    if extra == "fast":
+        try:
+            importlib.import_module("torchcodec.decoders")
+        except (ImportError, OSError, RuntimeError) as error:
+            problem = str(error).strip().partition("\n")[0]
+            return f"cannot be loaded ({problem}): install FFmpeg's shared libraries"
+    return "yes"
 
 
 def _torch() -> dict[str, Any]:
@@ -188,7 +207,7 @@ def _hints(report: dict[str, Any]) -> list[str]:
 
 def _problems(report: dict[str, Any]) -> list[str]:
     problems = [
-        f"{package} is missing: pip install --force-reinstall valor-omni"
+        f"{package} is missing: run `pip install .` in the folder of valor's source"
         for package, found in report["versions"].items()
         if found == "missing"
     ]

@@ -1,7 +1,6 @@
 """`valor embed`: write vectors of files to a Parquet file."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from valor.cli.arguments import Json, TrustCode, parse
+from valor.cli.problems import say
 from valor.errors import MediaError, ValorError
 
 
@@ -48,10 +48,14 @@ def main(argv: Sequence[str]) -> int:
                     place = {"path": str(path), "start_s": start_s, "end_s": end_s}
                     rows.append({**place, "group": group.label, "vector": vector})
         except MediaError as error:
-            print(f"valor: {error}", file=sys.stderr)
+            say(error)
             bad.append(str(path))
     if not rows:
-        raise MediaError(str(arguments.out), "nothing_usable", "not written: no file gave a vector")
+        raise MediaError(
+            str(arguments.out),
+            "nothing_usable",
+            "not written, for no file gave a vector; give others",
+        )
     partial = arguments.out.with_name(f"{arguments.out.name}.partial")
     table = pa.Table.from_pylist(rows)
     metadata = {"model": fingerprint}

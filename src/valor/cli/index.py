@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from valor.cli.arguments import Json, parse
+from valor.cli.problems import say
 from valor.cli.progress import StageProgress
-from valor.errors import UsageError
+from valor.errors import MediaError, UsageError
 
 if TYPE_CHECKING:
     from valor.search.ingest import AddReport, Progress
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Add files and folders to a library; running it again adds what is new or has changed."""
+    """Add files and folders to a library; running it again adds what is new or has changed.
+
+    `valor index [LIBRARY] --plan FOLDER` says what it would cost instead, and writes nothing;
+    `valor index --plan --help` explains it.
+    """
 
     library: tyro.conf.Positional[Path]
     """Library folder; made if needed."""
@@ -59,10 +64,12 @@ class Arguments:
 class Plan:
     """Say what indexing a folder will cost, after a minute of measuring; nothing is written."""
 
+    library: tyro.conf.Positional[Path | None] = None
+    """Library folder; if it is there, its model is used."""
     plan: Path
     """Folder with media."""
-    model: str
-    """Model folder, hub id or VISION+AUDIO."""
+    model: str | None = None
+    """Model folder, hub id or VISION+AUDIO; needed without a library."""
     describer: str | None = None
     """Model folder or endpoint URL#MODEL that would caption every segment."""
     seconds: float = 60.0
@@ -74,10 +81,12 @@ class Plan:
 def main(argv: Sequence[str]) -> int:
     """Run the verb; unreadable files are listed, and are an error only if there is nothing else."""
     if any(word.partition("=")[0] == "--plan" for word in argv):
-        return _plan(parse(Plan, argv, verb="index"))
+        asks_help = {"-h", "--help"} & set(argv)
+        return _plan(parse(Plan, ["--help"] if asks_help else argv, verb="index"))
     arguments = parse(Arguments, argv, verb="index")
     from valor.search.library import Library
 
+    _check_media(arguments)
     metadata, helpers = _metadata(arguments.metadata), _helpers(arguments)
     if arguments.ray and helpers:
         raise UsageError("--ray embeds only; leave out --describer, --transcribe, --read-text")
@@ -92,6 +101,18 @@ def main(argv: Sequence[str]) -> int:
         report = add(list(arguments.media), progress=_shown_by(progress))
     _show(report, library, as_json=arguments.json)
     return 1 if report.bad and not report.added + report.skipped else 0
+
+
+def _check_media(arguments: Arguments) -> None:
+    """Refuse what has nothing to index, before a library is made of it."""
+    from valor.search.ingest import find_files
+
+    gone = [path for path in arguments.media if not path.exists()]
+    if len(gone) == len(arguments.media):
+        raise MediaError(str(gone[0]), "missing", "no such file or folder; correct the path")
+    if not (arguments.watch or find_files(arguments.media)):
+        empty = ", ".join(map(str, arguments.media))
+        raise MediaError(empty, "empty", "no media below it; name files, or a folder that has some")
 
 
 def _watch(arguments: Arguments, library: "Library", add: "Callable[..., AddReport]") -> int:
@@ -148,7 +169,7 @@ def _shown_by(progress: StageProgress) -> "Callable[[Progress], None]":
 
 def _show(report: "AddReport", library: "Library", *, as_json: bool) -> None:
     for bad in report.bad:
-        print(f"left out {bad.path} ({bad.reason}): {bad.detail}", file=sys.stderr)
+        say(MediaError(*bad))
     if as_json:
         print(json.dumps(dataclasses.asdict(report)), flush=True)
         return
@@ -165,14 +186,22 @@ def _plan(arguments: Plan) -> int:
     from valor.search.planning import estimate
 
     describer = need_describer(load(arguments.describer)) if arguments.describer else None
-    embedder = need_embedder(load(arguments.model))
+    if arguments.model:
+        embedder = need_embedder(load(arguments.model))
+    elif arguments.library:
+        from valor.search.library import Library
+
+        embedder = Library(arguments.library, create=False).embedder
+    else:
+        raise UsageError("--plan needs a model; give one with --model, or a library that has one")
     cost = estimate([str(arguments.plan)], embedder, describer, seconds=arguments.seconds)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(cost)))
         return 0
     print(
         f"{cost.num_files} files, {_span(cost.hours_of_media)}, {cost.num_segments} segments, "
-        f"{_size(cost.gigabytes)}\nembedding: {_span(cost.embed_hours)}, "
+        f"{_size(cost.gigabytes)}; {cost.num_measured} segments were measured, not written\n"
+        f"embedding: {_span(cost.embed_hours)}, "
         f"{cost.embed_media_hours_per_hour:.0f} hours of media in one"
     )
     if cost.caption_hours is not None:

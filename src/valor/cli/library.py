@@ -74,16 +74,12 @@ class Bad:
     """A JSON list on stdout."""
 
 
+KINDS = {"remove": Remove, "refresh": Refresh, "compact": Compact, "export": Export, "bad": Bad}
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
-    kinds = {
-        "remove": Remove,
-        "refresh": Refresh,
-        "compact": Compact,
-        "export": Export,
-        "bad": Bad,
-    }
-    arguments = parse_kind(kinds, argv, verb="library")
+    arguments = parse_kind(KINDS, argv, verb="library")
     from valor.search.library import Library
 
     model = arguments.model if isinstance(arguments, Refresh) else None

@@ -5,12 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 
+from valor.cli.problems import say
 from valor.errors import UsageError, ValorError
 
 VERBS = {
     "demo": "the whole story: render a world, train on it, evaluate, search",
     "world": "render the audible world: real mp4 files with known truth",
-    "data": "sets of media with their texts: import public ones, check, count",
+    "data": "sets of media: import, validate, stats, segment, caption, shard, annotate",
     "train": "run a recipe; the same command again goes on where it stopped",
     "report": "training runs side by side on one page",
     "evaluate": "retrieval, captioning and answering by group of modalities",
@@ -22,12 +23,12 @@ VERBS = {
     "ask": "answer a question about a file",
     "embed": "write vectors of files to a Parquet file",
     "index": "make a folder of recordings searchable",
-    "library": "remove, refresh, compact or export what is indexed",
+    "library": "remove, refresh, compact or export what is indexed; list bad files",
     "search": "find moments by text, sound, image or video",
     "serve": "the page: search, watch, caption and ask in the browser",
     "convert": "a released checkpoint as a model folder",
-    "score": "metrics over files of predictions, without a model",
-    "doctor": "check versions, codecs and devices",
+    "score": "captions, retrieval or answers in files, without a model",
+    "doctor": "check versions, devices, codecs, room, extras and speed",
 }
 
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ValorError as error:
-        print(f"valor: {_with_next_step(error)}", file=sys.stderr)
+        say(error)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # Whoever reads has enough; Python must not complain when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,12 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("valor: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-
-
-def _with_next_step(error: ValorError) -> str:
-    """The message in one line; what stands after a semicolon says what to do next."""
-    line = " ".join(str(error).split())
-    return line if "; " in line else f"{line}; {error.next_step}"
 
 
 def _run(words: Sequence[str]) -> int:

@@ -173,7 +173,7 @@ class Answers:
         return {**report, "items": dict(zip(ids, scores, strict=True))}
 
 
-_KINDS = {"captions": Captions, "retrieval": Retrieval, "answers": Answers}
+KINDS = {"captions": Captions, "retrieval": Retrieval, "answers": Answers}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -190,7 +190,7 @@ def main(argv: Sequence[str]) -> int:
         UsageError: If the arguments are wrong.
         SystemExit: With code 0, after `--help`.
     """
-    arguments = parse_kind(_KINDS, argv, verb="score")
+    arguments = parse_kind(KINDS, argv, verb="score")
     report = arguments.score()
     if not arguments.as_json:
         report.pop("items", None)  # By id, too many for a table.

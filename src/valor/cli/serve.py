@@ -23,9 +23,9 @@ class Arguments:
     describer: str | None = None
     """Model folder or endpoint URL#MODEL that captions and answers, if the model does not."""
     host: str = "127.0.0.1"
-    """Another one than loopback needs a token."""
+    """Where to listen; another address than loopback needs a token."""
     port: int = 7860
-    """Where to listen."""
+    """And at which port; 0 is any that is free."""
     token: str | None = None
     """Asked of every client; by default the environment variable VALOR_TOKEN, which other users of
     this machine do not see."""
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         from valor.server.serving import make_server
     except ImportError as error:
         raise DependencyError(
-            f"serving needs the package {error.name}; run `pip install valor-omni[serve]`"
+            f'serving needs the package {error.name}; run `pip install "valor-omni[serve]"`'
         ) from None
     token = arguments.token or os.environ.get("VALOR_TOKEN")
     guard = GuardConfig(host=arguments.host, token=token, names=arguments.name)

@@ -30,7 +30,8 @@ class Arguments:
     """
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, or package.module:function of your own."""
+    """Name of a recipe, such as tiny, small, valor_base, from_siglip2_clap or finetune (a wrong one
+    lists all), or package.module:function of your own."""
     data: tuple[str, ...] = ()
     """Manifests or folders of shards, also s3:// or gs://; split `train` is used. Of several, NAME
     of NAME=MANIFEST or NAME=SHARDS, or its own name, stands before the ids, for `--mixture`."""
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         if not held_out:
             raise UsageError(
                 f"--probe.every {config.probe.every}: no record of split {config.probe.split!r} "
-                "in --data; --probe.split names another"
+                "in --data; name another with --probe.split"
             )
         more["held_out"] = shown or FileSource(held_out)
     with StageProgress() as progress:

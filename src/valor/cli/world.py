@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from valor.cli.arguments import Json, parse
+from valor.cli.arguments import Json, parse_kind
 from valor.cli.progress import StageProgress
-from valor.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +33,12 @@ class Arguments:
     """What was rendered, as a JSON object on stdout."""
 
 
+KINDS = {"render": Arguments}
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
-    if not argv or argv[0] not in ("render", "-h", "--help"):
-        raise UsageError("usage: valor world render --out DIR; see valor world render --help")
-    arguments = parse(Arguments, argv[argv[0] == "render" :], verb="world render")
+    arguments = parse_kind(KINDS, argv, verb="world")
     from valor.data.world.render import World, render_world
 
     world = World(

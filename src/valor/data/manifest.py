@@ -103,7 +103,9 @@ def manifest_file(path: str | Path) -> Path:
     file = Path(path)
     file = file / "manifest.jsonl" if file.is_dir() else file
     if not file.is_file():
-        raise ManifestError(f"{path}: no such manifest; a JSONL file or its folder is needed")
+        raise ManifestError(
+            f"{path}: no such manifest; give a JSONL file, or the folder that holds manifest.jsonl"
+        )
     return file
 
 

@@ -263,7 +263,7 @@ def _from_file(record: Record, processor: Processor, draw: Draw | None) -> Sampl
     start_s = 0.0 if info.is_image else record.start_s
     end_s = info.duration_s if record.end_s is None else min(record.end_s, info.duration_s)
     if end_s <= start_s and not info.is_image:
-        detail = f"[{start_s:.3f}, {end_s:.3f}) s is empty"
+        detail = f"[{start_s:.3f}, {end_s:.3f}) s is empty; correct it"
         raise MediaError(record.media, "outside", detail)
     times_s = view_times(start_s, end_s, plan, rng)
     windows = view_windows(start_s, end_s, processor.config.spectrogram, rng)

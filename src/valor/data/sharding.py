@@ -69,7 +69,7 @@ class ShardConfig:
     sample_rate_hz: int = 48_000
     """Sound of a lower rate keeps it in FLAC."""
     longest_s: float = 300.0
-    """A longer record is left out as `too-long`: cut recordings into segments first."""
+    """A longer record is left out as `too_long`: cut recordings into segments first."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -80,7 +80,7 @@ class ShardConfig:
             raise ValueError(f"jpeg_quality={self.jpeg_quality} must be in [1, 100]")
         if self.audio == "opus" and self.sample_rate_hz not in _OPUS_RATES_HZ:
             rates = ", ".join(map(str, _OPUS_RATES_HZ))
-            raise ValueError(f"sample_rate_hz={self.sample_rate_hz}; opus knows {rates}")
+            raise ValueError(f"sample_rate_hz={self.sample_rate_hz}, but opus knows {rates}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,7 +306,7 @@ def _members(record: Record, config: ShardConfig) -> tuple[dict[str, bytes], dic
         length_s = end_s - record.start_s
         if length_s > config.longest_s:
             detail = f"{length_s:.1f} s exceed longest_s={config.longest_s:g}; cut it into segments"
-            raise MediaError(record.media, "too-long", detail)
+            raise MediaError(record.media, "too_long", detail)
         if config.content == "original":
             suffix = Path(record.media).suffix.lower().lstrip(".")[:20] or "bin"
             extra = {"start_s": record.start_s, "end_s": end_s, "original": suffix}

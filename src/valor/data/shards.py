@@ -257,7 +257,9 @@ class Shards:
         try:
             contents = read_ranges(path, list(ranges.values()))
         except OSError as error:
-            raise MediaError(path, "missing", f"cannot be read ({error})") from None
+            raise MediaError(
+                path, "missing", f"cannot be read ({error}); copy the folder again"
+            ) from None
         if any(len(c) < size for c, (_, size) in zip(contents, ranges.values(), strict=True)):
             raise MediaError(path, "truncated", f"ends before {entry.id}; copy the file again")
         return dict(zip(ranges, contents, strict=True))

@@ -46,7 +46,9 @@ def local_copy(path: str) -> Iterator[str]:
         except FileNotFoundError:
             raise _missing(path) from None
         except OSError as error:
-            raise MediaError(path, "unreadable", f"cannot be fetched ({error})") from None
+            raise MediaError(
+                path, "unreadable", f"cannot be fetched ({error}); check who may read it"
+            ) from None
         copy.flush()
         yield copy.name
 
@@ -105,7 +107,9 @@ def check(address: str) -> None:
     except FileNotFoundError:
         raise _missing(address) from None
     except Exception as error:  # Each place has its own errors for what it does not give.
-        raise MediaError(address, "unreadable", f"cannot be asked for ({error})") from None
+        raise MediaError(
+            address, "unreadable", f"cannot be asked for ({error}); check who may read it"
+        ) from None
 
 
 def _missing(address: str) -> MediaError:
@@ -147,6 +151,6 @@ def _filesystem(path: str) -> tuple[Any, str]:
     try:
         return fsspec.url_to_fs(path)
     except ImportError as error:
-        raise DependencyError(f"{path}: {error}; it is a package of its own, for pip") from None
+        raise DependencyError(f"{path}: {error}; install that package with pip") from None
     except ValueError as error:
         raise MediaError(path, "unreadable", str(error)) from None

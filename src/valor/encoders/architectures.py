@@ -60,7 +60,7 @@ def own_size(architecture: dict[str, Any]) -> tuple[int, ...]:
         case _:
             kind = architecture["model_type"]
             raise ModelError(
-                f"towers of type {kind} are not supported; their input size is unknown"
+                f"towers of type {kind} are not supported, of unknown input size; use another"
             )
     return (side, side) if isinstance(side, int) else tuple(side)
 

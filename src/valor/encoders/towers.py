@@ -313,8 +313,8 @@ def read_tower(
     dim = getattr(model.config, "hidden_size", None)
     if model.main_input_name not in INPUTS[modality] or dim is None:
         raise ModelError(
-            f"{source}: {model.config.model_type} cannot be used as {label} tower; it takes "
-            f"{model.main_input_name}, wanted one of {', '.join(INPUTS[modality])}"
+            f"{source}: {model.config.model_type} cannot be used as {label} tower: it takes "
+            f"{model.main_input_name}, wanted one of {', '.join(INPUTS[modality])}; name another"
         )
     architecture = json.loads(model.config.to_json_string(use_diff=False))
     architecture |= {"architectures": [type(model).__name__]}
@@ -356,7 +356,7 @@ def _load(
         )
     except ImportError as error:
         needed = " ".join(str(error).split()).partition(" Please note")[0]
-        raise DependencyError(f"{source}: {needed}") from None
+        raise DependencyError(f"{source}: {needed.rstrip('. ')}; install it with pip") from None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(

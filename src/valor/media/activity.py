@@ -117,7 +117,7 @@ def measure(path: str | Path, *, start_s: float = 0.0, end_s: float | None = Non
         length_s = duration_s(container)
     end_s = length_s if end_s is None else min(end_s, length_s)
     if not is_image and not 0 <= start_s < end_s:
-        detail = f"[{start_s:.3f}, {end_s:.3f}) s is empty; the recording has {length_s:.3f} s"
+        detail = f"[{start_s:.3f}, {end_s:.3f}) s is empty of {length_s:.3f} s; correct it"
         raise MediaError(str(path), "outside", detail)
     meter = _Meter(start_s, end_s)
     with time_limit(TIME_LIMIT_S + end_s - start_s):

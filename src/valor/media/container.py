@@ -99,7 +99,7 @@ def is_out_of_time() -> bool:
 
 
 def _too_slow(path: str) -> MediaError:
-    detail = f"not read within {_deadline.get()[1]:g} s; damaged, or in need of a larger time limit"
+    detail = f"not read within {_deadline.get()[1]:g} s, as it is damaged or needs a larger limit"
     return MediaError(path, "too_slow", detail)
 
 
@@ -171,7 +171,9 @@ def _open(path: str, *, with_pictures: bool) -> InputContainer:
         detail = f"no audio, video or picture of an accepted format ({error.strerror})"
         raise MediaError(path, "unreadable", detail) from None
     except OSError as error:
-        raise MediaError(path, "unreadable", f"cannot be opened ({error.strerror})") from None
+        raise MediaError(
+            path, "unreadable", f"cannot be opened ({error.strerror}); check who may read it"
+        ) from None
 
 
 def _is_jpeg(file: Path) -> bool:

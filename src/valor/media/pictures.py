@@ -105,7 +105,7 @@ def read_picture(
         with Image.open(source, formats=formats) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 size = f"{picture.width} by {picture.height}"
-                detail = f"{size} pixels, more than {MAX_PIXELS}; is it damaged?"
+                detail = f"{size} pixels, more than {MAX_PIXELS}"
                 raise MediaError(name, "too_large", detail)
             return np.asarray(picture.convert(mode) if mode else picture)
     except MediaError:

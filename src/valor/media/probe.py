@@ -102,9 +102,7 @@ def duration_s(container: InputContainer) -> float:
     if not length_s or not all(_is_proven(stream) for stream in playable_streams(container)):
         length_s = _measured_duration_s(path, length_s, Path(path).stat().st_mtime_ns)
     if length_s > MAX_DURATION_S:
-        detail = (
-            f"claims to last {length_s:.0f} s, more than {MAX_DURATION_S:.0f} s; is it damaged?"
-        )
+        detail = f"claims to last {length_s:.0f} s, more than {MAX_DURATION_S:.0f} s"
         raise MediaError(path, "too_long", detail)
     return length_s
 

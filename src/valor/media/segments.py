@@ -295,7 +295,7 @@ def _is_undecodable(error: MediaError | FFmpegError) -> bool:
 def _clipped_end(path: str, start_s: float, end_s: float | None, length_s: float) -> float:
     end_s = length_s if end_s is None else min(end_s, length_s)
     if not 0 <= start_s < end_s:
-        detail = f"[{start_s:.3f}, {end_s:.3f}) s is empty; the recording has {length_s:.3f} s"
+        detail = f"[{start_s:.3f}, {end_s:.3f}) s is empty of {length_s:.3f} s; correct it"
         raise MediaError(path, "outside", detail)
     return end_s
 

@@ -41,7 +41,7 @@ def entity_score(
     if not given or not true or (len(given), len(true)) != (len(given_vectors), len(true_vectors)):
         raise ValorError(
             f"{len(given)} and {len(true)} entities with {len(given_vectors)} and "
-            f"{len(true_vectors)} vectors; both sides need one at least, with its vector"
+            f"{len(true_vectors)} vectors, where both sides need one at least, with its vector"
         )
     recall = len(set(given) & set(true)) / len(set(true))
     nearness = float((1 + _cosines(given_vectors, true_vectors).max(axis=1)).mean() / 2)

@@ -50,7 +50,7 @@ def java_scores(
     if shutil.which("java") is None:
         return JavaScores({}, {}, dict.fromkeys(_NAMES, "no Java on the path"))
     if importlib.util.find_spec("pycocoevalcap") is None:
-        reason = "no pycocoevalcap; pip install valor-omni[eval]"
+        reason = 'no pycocoevalcap; run `pip install "valor-omni[eval]"`'
         return JavaScores({}, {}, dict.fromkeys(_NAMES, reason))
     given = {row: [" ".join(tokenize(text))] for row, text in enumerate(candidates)}
     truth = {

@@ -132,4 +132,4 @@ def _positions(standing: Standing, ties: Ties) -> Float[np.ndarray, " matches"]:
 def _check_numbers(scores: Float[np.ndarray, "*any"]) -> None:
     # A NaN compares false with everything, so it would count as a perfect rank.
     if np.isnan(scores).any():
-        raise ValorError(f"scores hold {int(np.isnan(scores).sum())} NaN; a rank needs numbers")
+        raise ValorError(f"scores hold {int(np.isnan(scores).sum())} NaN, but a rank needs numbers")

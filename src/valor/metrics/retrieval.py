@@ -329,7 +329,7 @@ def _relevance(
     """Relevance as a matrix, after the checks that every metric here needs."""
     # A NaN compares false with everything, so it would count as a perfect rank.
     if np.isnan(scores).any():
-        raise ValorError(f"scores hold {int(np.isnan(scores).sum())} NaN; a rank needs numbers")
+        raise ValorError(f"scores hold {int(np.isnan(scores).sum())} NaN, but a rank needs numbers")
     if scores.size == 0:
         raise ValorError(f"scores of shape {scores.shape} hold no query or no item")
     if relevant.ndim == 1:

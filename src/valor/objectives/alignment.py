@@ -46,7 +46,7 @@ class AlignmentConfig:
     def __post_init__(self) -> None:
         """Reject what cannot be contrasted."""
         if any(not group or Modality.TEXT in group for group in self.groups):
-            raise ValueError("groups are made of vision and audio; pairs may have text too")
+            raise ValueError("groups are made of vision and audio, pairs of text too")
         if any(not left or not right or left & right for left, right in self.pairs):
             raise ValueError("a pair is made of two groups without a modality in common")
 

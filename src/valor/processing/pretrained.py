@@ -206,7 +206,9 @@ def _side(source: str | Path, settings: dict[str, Any]) -> tuple[int, bool]:
             return side, not settings.get("do_center_crop", False)
         case None if "max_num_patches" in settings:  # SigLIP 2 of any shape: a square of as many
             return settings["patch_size"] * math.isqrt(settings["max_num_patches"]), False
-    raise ModelError(f"{source}: pictures of size {size} are not supported; a square is needed")
+    raise ModelError(
+        f"{source}: pictures of size {size} are not supported, a square is needed; use another"
+    )
 
 
 def _unreadable(source: str | Path, error: Exception) -> ModelError:

@@ -154,7 +154,7 @@ class Processor:
         try:
             values = parse_json(path.read_bytes(), str(path))
         except FileNotFoundError:
-            raise ModelError(f"{path}: missing; is {folder} a model folder?") from None
+            raise ModelError(f"{path}: missing, so {folder} is no model folder") from None
         except ConfigError as error:
             raise ModelError(str(error)) from None
         return from_dict(ProcessorConfig, values, where=str(path))

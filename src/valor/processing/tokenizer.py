@@ -85,7 +85,7 @@ class TextTokenizer:
     def from_file(cls: type[AnyTokenizer], path: Path) -> AnyTokenizer:
         """Read a `tokenizer.json`; a missing or damaged one is a `ModelError`."""
         if not path.is_file():
-            raise ModelError(f"{path}: missing; a model folder holds a {path.name}")
+            raise ModelError(f"{path}: missing, but a model folder holds a {path.name}")
         try:
             return cls(HubTokenizer.from_file(str(path)))
         except Exception as error:  # The library raises bare Exception for a damaged file.
@@ -128,7 +128,7 @@ class Tokenizer(TextTokenizer):
             around = tokenizer.encode("")
             if not tokenizer.padding or len(around.ids) != 2 or 0 in around.special_tokens_mask:
                 raise ModelError(
-                    f"tokenizer.json lacks {', '.join(missing)}; a BERT-like one is needed, or one "
+                    f"tokenizer.json lacks {', '.join(missing)}; give a BERT-like one, or one "
                     "of a language model that starts, ends and pads texts"
                 )
             (start, end), pad, mask = around.ids, self._pad, -1

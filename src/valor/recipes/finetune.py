@@ -55,7 +55,9 @@ def finetune(
         raise UsageError("finetune goes on from a model; give its folder with --start")
     record = find_protocol(protocol)
     if self_critical and record.task != "captioning":
-        raise UsageError(f"--self-critical rewards captions; {protocol!r} is {record.task}")
+        raise UsageError(
+            f"--self-critical rewards captions, but {protocol!r} is {record.task}; leave it out"
+        )
     folder = find_folder(start)
     system, processing = load_configs(folder)
     return TrainConfig(

@@ -194,7 +194,9 @@ def world_clips(
     clips: list[MaskedClip] = []
     for done, record in enumerate(records, start=1):
         if record.id not in scenes:
-            raise ManifestError(f"{record.id!r}: no truth.jsonl of a rendered world tells its mask")
+            raise ManifestError(
+                f"{record.id!r}: no truth.jsonl tells its mask; use a rendered world"
+            )
         clips.append(masked_clip(scenes[record.id], side_px=sequence.short_side_px))
         report("prepare", done, len(records))
     return clips

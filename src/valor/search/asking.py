@@ -62,7 +62,7 @@ def parse_using(using: str | Mapping[str, float]) -> Weights | None:
         raise UsageError(f"cannot search using {strange[0]!r}; choose from {known}")
     total = sum(given.values())
     if total <= 0 or min(given.values()) < 0:
-        raise UsageError(f"weights {dict(given)}; expected none below 0 and one above")
+        raise UsageError(f"weights {dict(given)}; give none below 0 and one above")
     return {USING[name]: weight / total for name, weight in given.items() if weight}
 
 

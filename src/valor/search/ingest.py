@@ -298,7 +298,9 @@ class Ingest:
             try:
                 file = _File(path, place)
             except OSError as error:
-                self._bad.append(BadFile(path, "missing", f"cannot be opened: {error.strerror}"))
+                self._bad.append(
+                    BadFile(path, "missing", f"cannot be opened ({error.strerror}); check the path")
+                )
                 continue
             if file.is_unchanged(known.get(path)):
                 self._skip(known[path])

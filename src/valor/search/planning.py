@@ -22,7 +22,7 @@ _GRAPH_BYTES = 160
 _LEAST_S = 1e-4
 """Of a caption, which may be written while the next segments are read."""
 _WARM_COMMITS = 3
-"""With so many, what comes before the first one does not count."""
+"""With so many, what comes before the first one does not count, unless all was measured."""
 _FILE_SEGMENTS, _ALL_SEGMENTS = 32, 4096
 """At least so many are read of each file in turn; of few files more, up to so many in all."""
 
@@ -34,6 +34,8 @@ class Cost:
     num_files: int
     hours_of_media: float
     num_segments: int
+    num_measured: int
+    """Segments that were embedded to know; nothing is known of the others, and of writing them."""
     gigabytes: float
     embed_hours: float
     embed_media_hours_per_hour: float
@@ -83,6 +85,7 @@ def estimate(
         num_files=len(files),
         hours_of_media=media_hours,
         num_segments=num_segments,
+        num_measured=embedding.num,
         gigabytes=num_segments * embedding.bytes_each / 1e9,
         embed_hours=embed_hours,
         embed_media_hours_per_hour=media_hours / embed_hours,
@@ -115,6 +118,7 @@ class _Measured:
         self._end_s = time.perf_counter() + seconds
         self._seen = [(time.perf_counter(), 0)]
         self._num_bytes = 0.0
+        self.is_whole = True
 
     def commit(self, segments: Sequence[pa.Table], files: Sequence[FileRow]) -> None:
         now_s, num = time.perf_counter(), self._seen[-1][1]
@@ -123,20 +127,28 @@ class _Measured:
             self._num_bytes += table.nbytes + len(table) * indexed_bytes
         self._seen.append((now_s, num + sum(map(len, segments))))
         if now_s > self._end_s:
+            self.is_whole = False
             raise _EnoughError
+
+    @property
+    def num(self) -> int:
+        """Segments that were embedded."""
+        return self._seen[-1][1]
 
     @property
     def bytes_each(self) -> float:
         """Of a segment in the library, with its place in the index."""
-        return self._num_bytes / max(1, self._seen[-1][1])
+        return self._num_bytes / max(1, self.num)
 
     @property
     def seconds_each(self) -> float:
-        """Of a segment; the first commit only warms up, if there are enough others."""
-        (start_s, before), (end_s, num) = (
-            self._seen[len(self._seen) > _WARM_COMMITS],
-            self._seen[-1],
-        )
+        """Of a segment; the first commit only warms up, if there are enough others.
+
+        At the end of all files that does not hold: what was read ahead by the first commit would be
+        embedded after it for nothing.
+        """
+        is_warm = len(self._seen) > _WARM_COMMITS and not self.is_whole
+        (start_s, before), (end_s, num) = self._seen[is_warm], self._seen[-1]
         return (end_s - start_s) / max(1, num - before)
 
 

@@ -341,7 +341,7 @@ def _connect(folder: Path) -> Any:
         import lancedb
     except ImportError:
         raise DependencyError(
-            "search needs the package lancedb; run `pip install valor-omni[search]`"
+            'search needs the package lancedb; run `pip install "valor-omni[search]"`'
         ) from None
     # Zero: look for commits of other processes at every read.
     return lancedb.connect(folder, read_consistency_interval=datetime.timedelta(0))

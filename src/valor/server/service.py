@@ -168,11 +168,11 @@ class Service:
             return path, [(0.0, 0.0)]
         end_s = min(request.end_s or info.duration_s, info.duration_s)
         if end_s <= request.start_s:
-            detail = f"has {info.duration_s:g} s; nothing from {request.start_s:g} s on"
+            detail = f"has {info.duration_s:g} s, nothing from {request.start_s:g} s on"
             raise MediaError(str(path), "outside", detail)
         parts = cut(end_s - request.start_s, segment_s=self.model.segment_s)
         if len(parts) > _MAX_PARTS:
-            detail = f"{len(parts)} parts; at most {_MAX_PARTS} at once: use a job of kind caption"
+            detail = f"{len(parts)} parts, at most {_MAX_PARTS} at once; use a job of kind caption"
             raise MediaError(str(path), "too_long", detail)
         return path, [(request.start_s + begin, request.start_s + end) for begin, end in parts]
 

@@ -163,6 +163,6 @@ def _diverged(out: Path, skipped: Sequence[dict[str, object]]) -> TrainingError:
     path = out / "skipped.json"
     path.write_text(json.dumps(skipped, indent=2) + "\n", encoding="utf-8")
     return TrainingError(
-        f"{len(skipped)} steps in a row had no finite loss and gradient; {path} names their "
-        "samples. Look at these, or lower optim.learning_rate in a new run"
+        f"{len(skipped)} steps in a row had no finite loss and gradient; look at the "
+        f"samples that {path} names, or lower optim.learning_rate in a new run"
     )

@@ -188,7 +188,7 @@ def averaged(terms: dict[str, LossTerm]) -> dict[str, LossTerm]:
     everyone = gather({name: (term.num_rows, term.num_words) for name, term in terms.items()})
     for name in sorted({name for found in everyone for name in found} - terms.keys()):
         raise TrainingError(
-            f"{name}: rank {rank()} has no such term and others have; an objective must return its "
+            f"{name}: rank {rank()} has no such term and others have; return its "
             "terms also where no row counts"
         )
     scaled: dict[str, LossTerm] = {}

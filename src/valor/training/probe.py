@@ -163,7 +163,8 @@ class HeldOut:
         num_read = sum(gather(sum(bool(getattr(record, wanted)) for record in self._records)))
         if num_read < 2:
             raise ManifestError(
-                f"{num_read} of {num} held-out records can be read and have {wanted}; need two"
+                f"{num_read} of {num} held-out records can be read and have {wanted}; "
+                "give two or more"
             )
 
     @torch.no_grad()
@@ -184,7 +185,10 @@ class HeldOut:
         own = [self._outputs(first) for first in range(0, len(self._records), _AT_ONCE)]
         found = self._report(merge([part for parts in gather(own) for part in parts]))
         if not found:
-            raise ManifestError(f"no held-out record has the media that {self._task} needs")
+            raise ManifestError(
+                f"no held-out record has the media that {self._task} needs; "
+                "name others with --probe.split"
+            )
         figures = {
             f"probe/{name}/{label}": float(row[name])
             for label, row in found.items()

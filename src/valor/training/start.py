@@ -113,7 +113,7 @@ def fill_swin(vision: nn.Module, path: Path) -> None:
     for name, source in video_swin(vision.config).items():
         keys = [key.removeprefix("video_encoder.") for key in source.keys]
         if missing := [key for key in keys if key not in found]:
-            raise ModelError(f"{path}: no weight {missing[0]!r}; is it a Video Swin of this size?")
+            raise ModelError(f"{path}: no weight {missing[0]!r}; name a Video Swin of this size")
         value = source.make(*(found[key] for key in keys))
         if value.shape != parameters[name].shape:
             sizes = f"{list(value.shape)}, not {list(parameters[name].shape)}"

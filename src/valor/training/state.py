@@ -120,8 +120,8 @@ class States:
             causes = getattr(error, "failures", {0: (error,)})
             reason = " ".join(str(next(iter(causes.values()))[0]).split())
             raise TrainingError(
-                f"{self._folder}: the state could not be written ({reason}); the one before it is "
-                "whole. Make room, and the same command goes on from there"
+                f"{self._folder}: the state could not be written ({reason}), the one before it is "
+                "whole; make room, and the same command goes on from there"
             ) from None
 
     def close(self) -> None:

@@ -188,5 +188,7 @@ def export_valor(store: AnnotationStore, out: Path) -> list[Path]:
 
 def _some(store: AnnotationStore) -> list[Record]:
     if not (records := accepted_records(store)):
-        raise AnnotationError(f"{store.path}: no caption is accepted yet, nothing is written")
+        raise AnnotationError(
+            f"{store.path}: no caption is accepted yet; check some on the page first"
+        )
     return records

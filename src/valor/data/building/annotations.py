@@ -208,12 +208,16 @@ class AnnotationStore:
         try:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
-            raise AnnotationError(f"{path}: cannot be opened ({error})") from None
+            raise AnnotationError(
+                f"{path}: cannot be opened ({error}); give another --store"
+            ) from None
         try:
             self._prepare()
         except sqlite3.Error as error:
             self.close()
-            raise AnnotationError(f"{path}: no annotation store ({error})") from None
+            raise AnnotationError(
+                f"{path}: no annotation store ({error}); give another --store"
+            ) from None
 
     def _prepare(self) -> None:
         """Make the tables unless they are there."""
@@ -431,7 +435,7 @@ def replay(slots: list[Slot], history: list[Event]) -> list[Slot]:
 def person(name: str) -> str:
     """A name as it is compared, so that nobody is two; a blank one is an `AnnotationError`."""
     if not (known := " ".join(name.split()).casefold()):
-        raise AnnotationError("an annotator needs a name")
+        raise AnnotationError("an annotator needs a name; give yours")
     return known
 
 

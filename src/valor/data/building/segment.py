@@ -129,7 +129,9 @@ def recordings(paths: Sequence[Path]) -> list[Record]:
         ids = {name: bare(name) if same[bare(name)] == 1 else name for name in names}
         found += [Record(id=ids[name], media=str(root / name)) for name in names]
     if not found:
-        raise ManifestError(f"{', '.join(map(str, paths))}: no recording in it")
+        raise ManifestError(
+            f"{', '.join(map(str, paths))}: no recording; give media, folders or manifests"
+        )
     id, num = Counter(record.id for record in found).most_common(1)[0]
     if num > 1:
         raise ManifestError(f"{num} recordings are named {id!r}; give the folder that holds both")
