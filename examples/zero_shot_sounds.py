@@ -1,6 +1,6 @@
 """Say which of some sounds a recording holds, with a model that was never trained on them.
 
-    python examples/zero_shot_sounds.py MODEL FILE "a dog barks" "a bell rings" ...
+python examples/zero_shot_sounds.py MODEL FILE "a dog barks" "a bell rings" ...
 """
 
 import sys
