@@ -1,7 +1,8 @@
 """Write the pages that repeat what the code says: `python docs/generate.py`, or `make pages`.
 
-Errors, the command line, every configuration, results, ablations, and the picture of the layers
-in CONTRIBUTING. `tests/docs/test_generated.py` fails while a page differs from the code.
+Errors, the command line, every configuration, examples, results and ablations are pages of their
+own. Elsewhere the text between `<!-- NAME -->` and `<!-- end of NAME -->` is the part of that name
+in `parts`. `tests/docs/test_generated.py` fails while a page differs from the code.
 """
 
 import ast
@@ -10,6 +11,7 @@ import io
 import json
 import os
 import re
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 
 from valor import errors
 from valor.cli import main as command_line
+from valor.evaluation.report import summary_table
 from valor.recipes.ablations import STUDIES, markdown, verdict
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +32,9 @@ ERRORS = {
     if isinstance(cls, type) and issubclass(cls, errors.ValorError)
 }
 _NOTE = "<!-- Written by docs/generate.py; change the code and run `make pages`. -->\n\n"
-_PICTURE = re.compile(r"(?<=<!-- picture -->\n).*?(?=<!-- end of picture -->)", re.DOTALL)
+_PART = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+_WITH_PARTS = ("README.md", "CONTRIBUTING.md", "docs/search.md", "docs/explanation.md")
+RESULTS = ROOT / "benchmarks/results"
 _NO_CONFIGURATION = ("Entry", "LibraryInfo", "Published", "ShardStats", "Stats")
 """Classes that are read as strictly, but that nobody writes by hand."""
 _READ = ast.FunctionDef | ast.Assign | ast.Call
@@ -45,14 +50,32 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """Content by path in the repository."""
-    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    found = parts()
     return {
         "docs/errors.md": _NOTE + errors_page(),
         "docs/command-line.md": _NOTE + command_line_page(),
         "docs/configuration.md": _NOTE + configuration_page(),
+        "docs/examples.md": _NOTE + examples_page(),
         "docs/results.md": _NOTE + results_page(),
         "docs/ablations.md": _NOTE + ablations_page(),
-        "CONTRIBUTING.md": _PICTURE.sub(lambda _: layers_picture(), contributing),
+    } | {
+        page: _PART.sub(
+            lambda match: match[1] + found[match[2]] + match[3],
+            (ROOT / page).read_text(encoding="utf-8"),
+        )
+        for page in _WITH_PARTS
+    }
+
+
+def parts() -> dict[str, str]:
+    """What is written into pages that are otherwise written by hand, by name."""
+    return {
+        "picture": layers_picture(),
+        "layers": layers(),
+        "folders": folders_table(),
+        "tree": tree(),
+        "ingest": ingest_figures(),
+        "limits": limits_table(),
     }
 
 
@@ -230,24 +253,157 @@ def _row(name: str, kind: str, default: str, meaning: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def examples_page() -> str:
+    """Every program of `examples`, what it does and how it is started."""
+    lines = [
+        "# Examples\n",
+        "Programs of at most 60 lines in the folder `examples`, to start from; a test runs each.",
+        "MODEL is a model folder, `tiny-world`, or a [public model](public-models.md).",
+    ]
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        lines += [f"\n## {path.stem.replace('_', ' ')}\n", _with_commands(told)]
+        lines += [f"\n[examples/{path.name}](../examples/{path.name})"]
+    for path in sorted((ROOT / "examples").glob("*.ipynb")):
+        first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]
+        title, _, told = "".join(first).partition("\n")
+        lines += [f"\n## {path.stem}: {title.strip('# ').lower()}\n", told.strip()]
+        lines += [f"\n[examples/{path.name}](../examples/{path.name}), a notebook"]
+    return "\n".join(lines) + "\n"
+
+
+def _with_commands(docstring: str) -> str:
+    """Indented commands of a docstring as blocks."""
+    return re.sub(r"^    (.+)$", r"```text\n\1\n```", docstring, flags=re.MULTILINE)
+
+
 def results_page() -> str:
-    """Figures of every measurement that is kept, with machine and commit where they are noted."""
+    """What every kept measurement is about, and its figures."""
     lines = [
         "# Results\n",
-        "Written from `benchmarks/results/*.json`. What has no file there was not measured here.",
+        "Written from `benchmarks/results/*.json`. Each begins with what its program says of",
+        "itself: what is measured, on what, and against which limit or goal. [How it",
+        "works](explanation.md#performance-against-the-limits) has the ratios in one table.",
     ]
-    for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
-        values = dict(flat(json.loads(path.read_text(encoding="utf-8"))))
-        notes = {
-            key: values.pop(key, None) or values.pop(f"protocol.{key}", "not recorded")
-            for key in ("machine", "commit", "date")
-        }
-        lines += [f"\n## {path.stem}\n"]
-        lines += [f"Machine: {notes['machine']}. Commit: {notes['commit']}. "]
-        lines[-1] += f"Date: {notes['date']}.\n"
-        lines += ["| figure | value |", "|--|--|"]
-        lines += [f"| `{key}` | {_figure(value)} |" for key, value in values.items()]
+    programs = measuring()
+    for path in sorted(RESULTS.glob("*.json")):
+        program = programs.pop(path.stem)
+        values = json.loads(path.read_text(encoding="utf-8"))
+        told, link = _told(program), _link(program)
+        lines += [f"\n## {path.stem}\n", told, f"\n{link}. {noted(values)}\n"]
+        lines += figures(values) if "protocol" not in values else _reported(values)
+    lines += ["\n## Not measured here\n", "No result of these is kept; run them to see.\n"]
+    lines += [f"* {_link(path)}: {_told(path).splitlines()[0]}" for path in programs.values()]
     return "\n".join(lines) + "\n"
+
+
+def measuring() -> dict[str, Path]:
+    """Every program that can write figures, by the name of its file of results."""
+    found = {"demo": SOURCE / "recipes/demo.py"}
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        if '"--json"' in path.read_text(encoding="utf-8"):
+            found[path.stem.removeprefix("bench_").removesuffix("_server")] = path
+    return found
+
+
+def _told(program: Path) -> str:
+    told = ast.get_docstring(ast.parse(program.read_text(encoding="utf-8"))) or ""
+    return _with_commands(told)
+
+
+def _link(program: Path) -> str:
+    name = program.relative_to(ROOT).as_posix()
+    return f"[{name}](../{name})"
+
+
+def noted(values: dict[str, Any]) -> str:
+    """Machine, commit and date of a result, or that they were not recorded."""
+    notes = values | values.get("protocol", {})
+    if "machine" not in notes:
+        return "Machine, commit and date were not recorded."
+    return f"Machine: {notes['machine']}. Commit: {notes['commit']}. Date: {notes['date']}."
+
+
+def figures(values: dict[str, Any]) -> list[str]:
+    """A table of figures by their names."""
+    rows = [
+        f"| `{key}` | {_figure(value)} |"
+        for key, value in flat(values)
+        if key not in ("machine", "commit", "date")
+    ]
+    return ["| figure | value |", "|--|--|", *rows]
+
+
+def _reported(report: dict[str, Any]) -> list[str]:
+    """The tables of an evaluation, as `valor evaluate` prints them."""
+    seconds = report["protocol"].get("seconds", {})
+    took = ", ".join(f"{stage} {round(taken)} s" for stage, taken in seconds.items())
+    return [f"It took: {took}. [What else the file holds](report.md).\n"] * bool(took) + [
+        "```text",
+        summary_table(report),
+        "```",
+    ]
+
+
+def ingest_figures() -> str:
+    """What indexing recordings of some lengths took."""
+    values = result("ingest")
+    lines = ["| a recording of | times real time | most memory, GiB |", "|--|--|--|"]
+    for minutes in re.findall(r"times_real_time_at_(\d+)_minutes", " ".join(values)):
+        rate, memory = (
+            values[f"{key}_at_{minutes}_minutes"] for key in ("times_real_time", "peak_gib")
+        )
+        lines += [f"| {minutes} minutes | {rate:.1f} | {memory:.2f} |"]
+    lines += [
+        f"\nThe shortest is indexed at {values['ingest_over_bare_decoding']:.2f} of the rate at",
+        f"which one thread decodes its pictures and drops them. {noted(values)}\n",
+    ]
+    return "\n".join(lines)
+
+
+LIMITS = """
+step utilisation_float32: training in float32: share of a matrix product's rate: 0.74 or more
+step utilisation_bfloat16: training in bfloat16: share of a matrix product's rate: 0.63 or more
+similarity share_of_matrix_rate: fine-grained similarity: share of a matrix product's rate: 1
+evaluate share_of_matrix_rate: large evaluation: share of a matrix product's rate: 0.7 or more
+generate encode_over_ideal: encoding, base size: time over that of its matrix products: 1
+generate decode_over_encode: writing 30 words by 3 beams: time over that of encoding:
+generate transformers_over_ours_30: writing by a transformers model as large: time over ours:
+attention patches_bfloat16_gain_over_fused: attention in bfloat16: gain over torch's fused:
+token_cache speedup_retrieval: frozen towers from their kept tokens: times faster: 10 or more
+data mp4_over_bare: a sample from mp4: time over a bare decode: 1.25 or less
+data shard_gain: a sample from shards: times faster than from mp4: 5 or more
+render share_of_time_encoding: rendering a world: share of the time that encoding takes: 1
+validate over_parsing: checking a manifest: time over parsing its JSON:
+ingest ingest_over_bare_decoding: indexing 10 minutes: rate over that of bare decoding:
+ingest times_real_time: indexing: times real time, at the slowest: 20 or more
+ingest peak_gib: indexing: most memory, GiB: 1.5 or less
+search p50_ms: a search among 200 000 segments: median, ms: 50 or less
+search recall_at_10: a search among 200 000 segments: share of the exact first ten: 0.95 or more
+load memory_growth: 2 000 requests: growth of the server's memory: 0.1 or less
+"""
+"""Result and figure, what it is of, what it is, and its limit or goal, as the programs say."""
+
+
+def limits_table() -> str:
+    """Ratios to what the machine could do, and goals, with the machine."""
+    lines = ["| what | figure | measured | limit or goal | on |", "|--|--|--|--|--|"]
+    for line in LIMITS.split("\n")[1:-1]:
+        place, what, figure, limit = (part.strip() for part in line.split(":"))
+        name, key = place.split()
+        measured = f"not kept: `{measuring()[name].relative_to(ROOT).as_posix()}`"
+        machine = ""
+        if (RESULTS / f"{name}.json").is_file():
+            values = result(name)
+            measured = f"[{_figure(values[key])}](results.md#{name})"
+            machine = values.get("machine", "not recorded")
+        lines += [f"| {what} | {figure} | {measured} | {limit} | {machine} |"]
+    return "\n".join(lines) + "\n"
+
+
+def result(name: str) -> dict[str, Any]:
+    """A file of `benchmarks/results`."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def ablations_page() -> str:
@@ -287,6 +443,45 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def layer_lines() -> list[str]:
+    """The layers of the import contract in pyproject.toml, from the top."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+    return [re.sub(r"[()]", "", line).replace(" : ", " ") for line in contract["layers"]]
+
+
+def layers() -> str:
+    """The layers as a block."""
+    return "```text\n" + "\n".join(layer_lines()) + "\n```\n"
+
+
+def described() -> Iterator[tuple[Path, str]]:
+    """Every part of the package, from the lowest layer up, and the first line of what it says."""
+    for part in (part for line in reversed(layer_lines()) for part in re.findall(r"\w+", line)):
+        folder = SOURCE / part
+        inner = sorted(path.parent for path in folder.glob("*/__init__.py"))
+        for path in [folder, *inner]:
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            told = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            name = path if path.is_dir() else file
+            yield name.relative_to(SOURCE), told.partition("\n")[0].rstrip(".")
+
+
+def folders_table() -> str:
+    """Every part of the package as a table."""
+    rows = [f"| `{name.as_posix()}` | {told} |" for name, told in described()]
+    return "\n".join(["| In `src/valor` | What it holds |", "|---|---|", *rows]) + "\n"
+
+
+def tree() -> str:
+    """Every part of the package as a block."""
+    rows = [
+        f"{'  ' * len(name.parts)}{name.name + '/' * (not name.suffix):14} {told}"
+        for name, told in described()
+    ]
+    return "\n".join(["```text", "src/valor/", *rows, "```"]) + "\n"
 
 
 def layers_picture() -> str:

@@ -2,8 +2,8 @@
 
     python examples/finetune_own_videos.py MODEL FOLDER OUT [STEPS]
 
-Beside each `clip.mp4` lies `clip.txt` with a caption per line. Every fifth video is kept for the
-test. Two hundred videos are few: start from a model that knows the world, and stop early.
+Beside each `street.mp4` lies `street.txt` with a caption per line. Every fifth video is kept for
+the test. Two hundred videos are few: start from a model that knows the world, and stop early.
 """
 
 import sys

@@ -10,6 +10,7 @@ from valor import errors
 from valor.cli.main import VERBS, main
 
 ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src/valor"
 ERRORS = [
     cls
     for cls in vars(errors).values()
@@ -124,9 +125,44 @@ def test_the_forecast_of_indexing_is_in_help_and_page():
     assert "--seconds FLOAT" in PAGES["docs/command-line.md"].partition("## valor index --plan")[2]
 
 
-def test_the_picture_has_every_part_of_the_package():
-    picture = generator().layers_picture()
-    parts = {
-        path.name for path in (ROOT / "src/valor").iterdir() if (path / "__init__.py").exists()
-    }
-    assert {part for part in parts if part not in picture} == set()
+def parts_of_the_package() -> set[str]:
+    folders = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    return folders | {path.stem for path in SOURCE.glob("*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("name", ["layers", "folders", "tree"])
+def test_every_part_of_the_package_is_on_the_map(name: str):
+    words = set(re.findall(r"\w+", generator().parts()[name]))
+    assert parts_of_the_package() - words == set()
+
+
+def test_the_picture_has_every_folder_of_the_package():
+    picture = generator().parts()["picture"]
+    assert [path for path in SOURCE.glob("*/__init__.py") if path.parent.name not in picture] == []
+
+
+def test_a_named_part_of_a_page_is_replaced_and_nothing_else():
+    for page in ("README.md", "CONTRIBUTING.md", "docs/search.md", "docs/explanation.md"):
+        begun = re.findall(r"^<!-- (\w+) -->$", PAGES[page], re.MULTILINE)
+        ended = re.findall(r"^<!-- end of (\w+) -->$", PAGES[page], re.MULTILINE)
+        assert begun == ended != []
+
+
+def test_every_example_is_on_its_page():
+    files = [path.name for path in (ROOT / "examples").iterdir() if path.is_file()]
+    assert [name for name in files if f"../examples/{name}" not in PAGES["docs/examples.md"]] == []
+
+
+def test_every_result_says_what_was_measured_and_by_which_program():
+    _, *sections = re.split(r"^## ", PAGES["docs/results.md"], flags=re.MULTILINE)
+    by_name = {section.partition("\n")[0]: section for section in sections}
+    results = {path.stem for path in (ROOT / "benchmarks/results").glob("*.json")}
+    assert by_name.keys() == {*results, "Not measured here"}
+    for name in results:
+        assert re.match(r"\w+ .+", by_name[name].splitlines()[2])
+        assert re.search(r"^\[\S+\.py\]\(\.\./\S+\.py\)\. ", by_name[name], re.MULTILINE)
+
+
+def test_what_has_no_result_is_named_as_not_measured():
+    programs = {path.name for path in (ROOT / "benchmarks").glob("bench_*.py")}
+    assert {name for name in programs if name not in PAGES["docs/results.md"]} == set()

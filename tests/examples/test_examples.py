@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.checkpoints.test_official import words_of
 from tests.tiny import small_run
+from valor.checkpoints.hub import ValorHubModel
 from valor.data.manifest import read_manifest
 from valor.recipes.demo import evaluate_into
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+RELEASED = Path(__file__).parents[1] / "golden/official/valor_base_like"
 MOST_LINES = 60
 
 
@@ -35,7 +38,7 @@ def media(world: Path, tmp_path: Path) -> Path:
 
 def test_each_is_short_and_has_a_test():
     programs = {path.stem: path.read_text() for path in EXAMPLES.iterdir() if path.is_file()}
-    assert len(programs) == 8
+    assert len(programs) == 9
     here = Path(__file__).read_text()
     assert [name for name in programs if name not in here] == []
     long = [n for n, text in programs.items() if n != "plots" and text.count("\n") > MOST_LINES]
@@ -89,6 +92,25 @@ def test_train_from_scratch_says_something(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "tiny", small_run)
     assert isinstance(module.main(str(tmp_path), "8", "2"), str)
     assert (tmp_path / "run/model/config.json").is_file()
+
+
+def test_push_released_checks_a_conversion_before_it_is_sent(media, tmp_path, monkeypatch, capsys):
+    sent = []
+    monkeypatch.setattr(
+        ValorHubModel, "push_to_hub", lambda self, *to, **how: sent.append((to, how))
+    )
+    source = shutil.copytree(RELEASED, tmp_path / "released")
+    (source / "vocab.txt").write_text("\n".join(words_of(256)) + "\n")
+    out, video = tmp_path / "model", media / "test-000000.mp4"
+    push = example("push_released")
+    assert push(str(source), str(out), str(video)) < 1e-4
+    assert sent == []
+    push(str(source), str(out), str(video), "me/model")
+    assert sent == [(("me/model",), {"private": True})]
+    assert "agree" in capsys.readouterr().out
+    monkeypatch.setattr("examples.push_released.pooled", lambda vectors: float("nan"))
+    with pytest.raises(SystemExit, match="do not publish"):
+        importlib.import_module("examples.push_released").self_check(str(out), str(video))
 
 
 def test_score_predictions_gives_known_figures(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.checkpoints.conftest import save_clap
 from valor.checkpoints.card import folder_origin, tower_origins
 from valor.checkpoints.folder import load_configs, load_model, save_model, weights_of
 from valor.checkpoints.official_keys import video_swin
@@ -112,3 +113,13 @@ def test_a_video_swin_is_read_as_its_authors_released_it(tmp_path):
         fill_swin(deeper, tmp_path / "swin.pth")
     with pytest.raises(ModelError, match="video_swin"):
         fill_swin(torch.nn.Linear(1, 1), tmp_path / "swin.pth")
+
+
+def test_a_clap_tower_takes_the_windows_of_its_own_front_end(tmp_path):
+    """Ten seconds are 1001 hops, and the released tower itself takes up to 1024."""
+    save_clap(tmp_path)
+    with torch.device("meta"):
+        config = TowersConfig(audio=str(tmp_path))
+        model, processing = config.make(ProcessorConfig(), 400, weights=False)
+    assert model.config.audio.input_size == (16, 101)
+    assert processing.spectrogram.hops_per_window == 101

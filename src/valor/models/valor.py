@@ -212,7 +212,7 @@ class Valor(nn.Module):
         text: str | Path | None = None,
         frozen: Modality = Modality(0),
         config: ValorConfig | None = None,
-        frames_px: int | None = None,
+        sizes: Mapping[Modality, tuple[int, int]] | None = None,
         weights: bool = True,
     ) -> "Valor":
         """Start from pretrained towers of the transformers library.
@@ -227,7 +227,7 @@ class Valor(nn.Module):
             text: Of a text tower; None keeps `config.text`.
             frozen: The towers whose weights training leaves as they are.
             config: Of everything else; the defaults are VALOR-B's.
-            frames_px: Height and width of frames, where not the tower's own.
+            sizes: Height and width of frames, mels and hops of windows, where not the tower's own.
             weights: False leaves them random: for sizes alone, made on the meta device.
 
         Returns:
@@ -247,10 +247,12 @@ class Valor(nn.Module):
         towers: dict[str, nn.Module] = {}
         for modality, source in sources.items():
             if source is not None:
-                given = frames_px if modality is Modality.VISION else None
-                size = (given, given) if given else ()
                 found = read_tower(
-                    source, modality, frozen=modality in frozen, input_size=size, weights=weights
+                    source,
+                    modality,
+                    frozen=modality in frozen,
+                    input_size=(sizes or {}).get(modality, ()),
+                    weights=weights,
                 )
                 changes[modality.label], towers[modality.label] = found
         if text is not None:

@@ -70,8 +70,8 @@ def valor_base() -> TrainConfig:
     `--data valor=VALOR-1M.jsonl webvid=WEBVID.jsonl cc3m=CC3M.jsonl`. For data of your own give
     `--mixture '[]'`, which draws all records alike, or parts of your own. Differs from the paper:
     the words of the decoder are learned from the data; AST takes its own 128 mels and 10 s windows;
-    the text encoder is BERT, the decoder fresh and apart (table 8: -0.9 R@1). Video Swin is fresh
-    unless its released Kinetics-600 file is given:
+    the text encoder is BERT, the decoder fresh and apart (in the paper: -0.9 R@1). Video Swin is
+    fresh unless its released Kinetics-600 file is given:
     `--model.vision swin_base_patch244_window877_..._22k.pth`.
 
     Cost: the paper took 8 A100. Expected (paper, not measured here): VALOR-32K R@1 67.9, MSR-VTT

@@ -15,7 +15,7 @@ from valor.training.step import ObjectivesConfig
 
 
 def tiny() -> TrainConfig:
-    """VALOR with 2 M parameters, for the rendered world.
+    """VALOR with 2.4 M parameters, for the rendered world.
 
     A patch covers four frames, three frames of the file apart, so that a single token sees motion,
     and its convolutions see a whole shape.

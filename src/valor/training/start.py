@@ -70,13 +70,17 @@ class TowersConfig:
         frames, sound = processing.frames, processing.spectrogram
         swin = self.vision if (self.vision or "").endswith(".pth") else None
         vision = None if swin else self.vision
+        sizes: dict[Modality, tuple[int, int]] = {}
         if vision is not None:
             own = frames_for(vision, segment_s=processing.segment_s)
             num = frames.num_bursts if own.frames_per_burst == 1 else own.num_bursts
             frames = evolve(own, {"num_bursts": num, "image_px": self.frames_px or own.image_px})
+            if self.frames_px:
+                sizes[Modality.VISION] = (self.frames_px, self.frames_px)
         if self.audio is not None:
             own_sound = sound_for(self.audio, segment_s=processing.segment_s)
             sound = evolve(own_sound, {"num_windows": sound.num_windows})
+            sizes[Modality.AUDIO] = (sound.num_mels, sound.hops_per_window)  # CLAP takes fewer too.
         changed = replace(processing, frames=frames, spectrogram=sound)
         model = Valor.from_towers(
             vision=vision,
@@ -84,7 +88,7 @@ class TowersConfig:
             text=self.text,
             frozen=union(self.frozen),
             config=self.model.with_vocabulary(vocab_size),
-            frames_px=self.frames_px,
+            sizes=sizes,
             weights=weights,
         )
         if swin and weights:
