@@ -289,11 +289,11 @@ def results_page() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         program = programs.pop(path.stem)
         values = json.loads(path.read_text(encoding="utf-8"))
-        told, link = _told(program), _link(program)
+        told, link = _about(program), _link(program)
         lines += [f"\n## {path.stem}\n", told, f"\n{link}. {noted(values)}\n"]
         lines += figures(values) if "protocol" not in values else _reported(values)
     lines += ["\n## Not measured here\n", "No result of these is kept; run them to see.\n"]
-    lines += [f"* {_link(path)}: {_told(path).splitlines()[0]}" for path in programs.values()]
+    lines += [f"* {_link(path)}: {_about(path).splitlines()[0]}" for path in programs.values()]
     return "\n".join(lines) + "\n"
 
 
@@ -306,7 +306,7 @@ def measuring() -> dict[str, Path]:
     return found
 
 
-def _told(program: Path) -> str:
+def _about(program: Path) -> str:
     told = ast.get_docstring(ast.parse(program.read_text(encoding="utf-8"))) or ""
     return _with_commands(told)
 
