@@ -86,7 +86,7 @@ def gather(part: Part) -> list[Part]:
     """What each rank has, in their order and on every rank."""
     parts: list[Any] = [part] * num_ranks()
     if num_ranks() > 1:
-        distributed.all_gather_object(parts, part)  # pyright: ignore[reportUnknownMemberType]
+        distributed.all_gather_object(parts, part)
     return parts
 
 

@@ -61,6 +61,7 @@ def test_ranks_become_hits_and_reciprocals():
 
 def test_failures_are_the_worst_of_each_task_in_turn_and_never_successes():
     outputs = Outputs(records=[Record(id=id, media=id) for id in ("a", "b#2", "c")])
+    items = {}
     for group in MEDIA_GROUPS:
         items = {
             f"retrieval/{group.label}/text_to_media/mrr": {"a": 0.5, "b#2": 0.1, "c": 1.0},

@@ -85,6 +85,7 @@ def test_an_embedder_that_only_says_how_it_reads_is_enough(measured):
     class Other:
         """Like a public model, without a processor."""
 
+        plan = None
         groups, segment_s, fingerprint = model.groups, model.segment_s, "other"
         read, embed_media, embed_text = model.read, model.embed_media, model.embed_text
 

@@ -25,7 +25,7 @@ def status(host: str, origin: str | None = None) -> int:
     headers += [(b"origin", origin.encode())] if origin else []
     scope = {"type": "http", "method": "POST", "path": "/search", "headers": headers}
     guard = Guard(app, config=NAMED, metrics=Metrics())
-    asyncio.run(guard(scope | {"query_string": b""}, None, send))  # type: ignore[arg-type]
+    asyncio.run(guard(scope | {"query_string": b""}, None, send))
     return sent[0]["status"]
 
 

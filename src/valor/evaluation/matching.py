@@ -94,7 +94,8 @@ def _match_pairs(
     for first in range(0, len(wanted), _RECORDINGS_AT_ONCE):
         some = wanted[first : first + _RECORDINGS_AT_ONCE]
         here = np.isin(items, some)
-        own = [records[pool.rows[item]] for item in some.tolist()]
+        numbers: list[int] = some.tolist()
+        own = [records[pool.rows[number]] for number in numbers]
         with ThreadPoolExecutor() as readers:
             read = [
                 readers.submit(model.read, r.media, start_s=r.start_s, end_s=r.end_s) for r in own
