@@ -1,7 +1,7 @@
 """Charts as inline SVG: bars of R@1 beside oracle and chance, and figures of training by step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from statistics import fmean
 from typing import Any
@@ -74,28 +74,36 @@ def family(name: str) -> str:
     return name.rpartition("/")[0] or name
 
 
+def families(curves: Iterable[Mapping[str, float]]) -> dict[str, list[str]]:
+    """Names of all figures by their family, in the order of their first steps."""
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for row in curves for name in row):
+        found.setdefault(family(name), []).append(name)
+    return found
+
+
 def loss_charts(curves: Sequence[Mapping[str, float]]) -> str:
     """A chart for each kind of loss term that there is; empty without any."""
-    return "".join(family_chart(curves, term, title) for term, title in TERMS.items())
+    names = families(curves)
+    return "".join(family_chart(curves, names.get(term, ()), TERMS[term]) for term in TERMS)
 
 
-def family_chart(curves: Sequence[Mapping[str, float]], wanted: str, title: str) -> str:
-    """The figures of a family by step; empty if there are none.
+def family_chart(curves: Sequence[Mapping[str, float]], names: Sequence[str], title: str) -> str:
+    """The figures of a family by step; empty if none has a value.
 
     Args:
         curves: The rows of metrics.jsonl.
-        wanted: The family.
+        names: Of the figures.
         title: Of the chart.
 
     Returns:
         HTML.
     """
-    names = dict.fromkeys(name for row in curves for name in row if family(name) == wanted)
     lines: list[_Line] = []
     num_others = 0
     for name in names:
         if line := _smooth(curves, name):
-            label = name.removeprefix(f"{wanted}/")
+            label = name.rpartition("/")[2]
             kind = f"of-{label}"
             if label not in _GROUPS:  # Colours that no group has, then the same ones dashed.
                 kind = f"of-run{3 + num_others % 3} dash{num_others // 3 % 3}"

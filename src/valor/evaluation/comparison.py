@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from valor.config import by_path
-from valor.evaluation.charts import TERMS, family, family_chart, percent, run_chart
+from valor.evaluation.charts import TERMS, families, family_chart, percent, run_chart
 from valor.evaluation.pages import Table, plain_text, section, table_section, write_page
 
 _NO_CURVES = ("step", "elapsed_s", "skipped")
@@ -52,11 +52,6 @@ def write_run(path: Path, run: TrainedRun, name: str) -> None:
         run: The run.
         name: What to call it.
     """
-
-    def draw(names: Sequence[str]) -> str:
-        families = dict.fromkeys(map(family, names))
-        return "".join(family_chart(run.curves, one, TERMS.get(one, one)) for one in families)
-
     settings = Table(
         title="Settings",
         note="All of config.json.",
@@ -64,7 +59,12 @@ def write_run(path: Path, run: TrainedRun, name: str) -> None:
         rows=[[key, value] for key, value in by_path(run.config).items()],
         num_names=2,
     )
-    parts = [_charts([run], draw), table_section(_figures(run)), table_section(settings)]
+    named = families(run.curves)
+
+    def draw(one: str) -> str:
+        return family_chart(run.curves, named[one], TERMS.get(one, one))
+
+    parts = [_charts([*named], draw), table_section(_figures(run)), table_section(settings)]
     write_page(path, f"Training run {name}", [_course(run)], "".join(parts))
 
 
@@ -76,21 +76,15 @@ def write_run_comparison(path: Path, runs: Mapping[str, TrainedRun]) -> None:
         runs: By what to call them.
     """
     curves = {label: run.curves for label, run in runs.items()}
-    losses = [name for name in _names([*runs.values()]) if _is_loss(name)]
+    named = families(row for run in runs.values() for row in run.curves)
+    names = [name for own in named.values() for name in own]
+    losses = [name for name in names if _is_loss(name)]
     parts = [
         table_section(_last_losses(runs, losses)),
         table_section(_settings(runs)),
-        _charts([*runs.values()], lambda names: "".join(run_chart(curves, n) for n in names)),
+        _charts(names, lambda name: run_chart(curves, name)),
     ]
     write_page(path, "Training runs", [", ".join(runs)], "".join(parts))
-
-
-def _names(runs: Sequence[TrainedRun]) -> list[str]:
-    """Of all figures that have a curve; those of a family stand together."""
-    found = dict.fromkeys(name for run in runs for row in run.curves for name in row)
-    families = dict.fromkeys(map(family, found))
-    ordered = (name for one in families for name in found if family(name) == one)
-    return [name for name in ordered if name not in _NO_CURVES]
 
 
 def _is_loss(name: str) -> bool:
@@ -101,10 +95,10 @@ def _is_look(name: str) -> bool:
     return name.partition("/")[0] == "probe"
 
 
-def _charts(runs: Sequence[TrainedRun], draw: Callable[[Sequence[str]], str]) -> str:
-    """Sections of all curves; `draw` makes the charts of some of them."""
-    names = _names(runs)
-    others = [name for name in names if not _is_loss(name) and not _is_look(name)]
+def _charts(names: Sequence[str], draw: Callable[[str], str]) -> str:
+    """Sections of charts, one for each name of a figure or a family."""
+    others = [name for name in names if name not in _NO_CURVES]
+    others = [name for name in others if not _is_loss(name) and not _is_look(name)]
     norms = "Among them the norm of the gradient by part of the model, before clipping."
     sections = [
         ("Losses", "Of every training term; lower is better.", filter(_is_loss, names)),
@@ -114,7 +108,7 @@ def _charts(runs: Sequence[TrainedRun], draw: Callable[[Sequence[str]], str]) ->
     return "".join(
         section(title, note, charts and f'<div class="charts">{charts}</div>\n')
         for title, note, shown in sections
-        for charts in [draw([*shown])]
+        for charts in ["".join(map(draw, shown))]
     )
 
 
@@ -182,7 +176,12 @@ def _figures(run: TrainedRun) -> Table:
         title="Figures",
         note="Means over the first and the last tenth of each figure's values.",
         columns=["Figure", "First", "Last"],
-        rows=[[name, *_ends(run, name)] for name in _names([run])],
+        rows=[
+            [name, *_ends(run, name)]
+            for own in families(run.curves).values()
+            for name in own
+            if name not in _NO_CURVES
+        ],
     )
 
 
