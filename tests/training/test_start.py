@@ -121,5 +121,6 @@ def test_a_clap_tower_takes_the_windows_of_its_own_front_end(tmp_path):
     with torch.device("meta"):
         config = TowersConfig(audio=str(tmp_path))
         model, processing = config.make(ProcessorConfig(), 400, weights=False)
-    assert model.config.audio.input_size == (16, 101)
+    audio: Any = model.config.audio
+    assert audio.input_size == (16, 101)
     assert processing.spectrogram.hops_per_window == 101
