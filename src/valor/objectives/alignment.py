@@ -5,8 +5,9 @@ and rows with the same text are positives of each other instead of false negativ
 a pair: SigLIP (arXiv 2303.15343), and GRAM (arXiv 2412.11959).
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -132,7 +133,10 @@ def volume(
     Source:
         GRAM (arXiv 2412.11959), equation 2: the root of the Gram matrix's determinant.
     """
-    again: Any = partial(checkpoint, _volumes, use_reentrant=False, preserve_rng_state=False)
+    again = cast(
+        "Callable[[Tensor, Tensor], Tensor]",
+        partial(checkpoint, _volumes, use_reentrant=False, preserve_rng_state=False),
+    )
     cuts = [slice(first, first + _BLOCK_ROWS) for first in range(0, len(left), _BLOCK_ROWS)]
     return torch.cat([again(left[cut], right) for cut in cuts])
 
@@ -215,5 +219,6 @@ def contrastive_loss(
 def same_text(texts: TextBatch) -> Bool[Tensor, "rows rows"]:
     """True where two rows hold the same tokens."""
     ids = texts.token_ids.masked_fill(~texts.valid, -1)
-    which: Tensor = torch.unique(ids, dim=0, return_inverse=True)[1]  # pyright: ignore
+    found = torch.unique(ids, dim=0, return_inverse=True)  # pyright: ignore
+    _, which = cast("tuple[Tensor, Tensor]", found)
     return which[:, None] == which
