@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -209,12 +210,13 @@ def test_layers_computed_again_learn_the_same(learned):
 
 
 def test_layers_are_those_of_encoders_decoder_and_language_model():
-    model, bridge = model_for(), model_for("bridge")
+    model: Any = model_for()
+    bridge: Any = model_for("bridge")
     found = layers_of(model)
     for layers in (model.vision.blocks, model.audio.blocks, model.decoder.text.layers):
         assert all(layer in found for layer in layers)
     assert all(layer in layers_of(bridge) for layer in bridge.decoder.language_model.model.layers)
-    swin = VideoSwinTransformer(VideoSwinConfig(embed_dim=8, depths=(1, 1), num_heads=(1, 2)))
+    swin: Any = VideoSwinTransformer(VideoSwinConfig(embed_dim=8, depths=(1, 1), num_heads=(1, 2)))
     held = layers_of(swin)
     assert held.index(swin.stages[0].blocks[0]) < held.index(swin.stages[0])
 

@@ -5,13 +5,15 @@ and rows with the same text are positives of each other instead of false negativ
 a pair: SigLIP (arXiv 2303.15343), and GRAM (arXiv 2412.11959).
 """
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from valor.config import configclass
 from valor.errors import ConfigError
@@ -131,11 +133,12 @@ def volume(
     Source:
         GRAM (arXiv 2412.11959), equation 2: the root of the Gram matrix's determinant.
     """
-    blocks = [
-        checkpoint(_volumes, some, right, use_reentrant=False, preserve_rng_state=False)
-        for some in left.split(_BLOCK_ROWS)
-    ]
-    return torch.cat(blocks)
+    again = cast(
+        "Callable[[Tensor, Tensor], Tensor]",
+        partial(checkpoint, _volumes, use_reentrant=False, preserve_rng_state=False),
+    )
+    cuts = [slice(first, first + _BLOCK_ROWS) for first in range(0, len(left), _BLOCK_ROWS)]
+    return torch.cat([again(left[cut], right) for cut in cuts])
 
 
 def _volumes(
@@ -216,5 +219,6 @@ def contrastive_loss(
 def same_text(texts: TextBatch) -> Bool[Tensor, "rows rows"]:
     """True where two rows hold the same tokens."""
     ids = texts.token_ids.masked_fill(~texts.valid, -1)
-    _, which = torch.unique(ids, dim=0, return_inverse=True)
+    found = torch.unique(ids, dim=0, return_inverse=True)  # pyright: ignore
+    _, which = cast("tuple[Tensor, Tensor]", found)
     return which[:, None] == which

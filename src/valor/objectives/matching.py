@@ -62,7 +62,9 @@ def match(
     terms: dict[str, LossTerm] = {}
     memory = encoded.memory
     for group in config.groups:
-        if memory is None or group not in encoded.aligned_texts.keys() & batch.caption_texts:
+        if memory is None or any(modality not in memory.tokens for modality in group):
+            continue
+        if group not in encoded.aligned_texts.keys() & batch.caption_texts:
             continue
         text, written = encoded.aligned_texts[group], batch.caption_texts[group]
         rows = (text.present & written.has_text & memory.has(group)).nonzero()[:, 0]
@@ -80,14 +82,11 @@ def match(
             continue
         with torch.no_grad():
             media = join(encoded.media, group).select(rows)
-            scores = similarity(text.select(rows), media)
-            scores = scores * encoded.log_scale.exp()
+            scores = similarity(text.select(rows), media) * encoded.log_scale.exp()
         own = torch.arange(len(rows), device=rows.device)
-        which_text = torch.cat([own, own, hardest(scores.T, wrong.T)])
-        which_media = torch.cat([own, hardest(scores, wrong), own])
-        logits = match_logits(
-            decoder, head, _rows(texts, which_text), memory.rows(rows[which_media]), group
-        )
+        asked = _rows(texts, torch.cat([own, own, hardest(scores.T, wrong.T)]))
+        shown = memory.rows(rows[torch.cat([own, hardest(scores, wrong), own])])
+        logits = match_logits(decoder, head, asked, shown, group)
         right = torch.arange(len(logits), device=logits.device) < len(rows)
         terms[f"match/{group.label}"] = LossTerm(
             value=F.binary_cross_entropy_with_logits(logits, right.to(logits.dtype)),

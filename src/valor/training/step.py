@@ -91,8 +91,9 @@ class ComputeConfig:
     """Compute the layers of encoders and decoder again for the gradients, instead of keeping what
     they made: half the memory for a third more time."""
     compile: bool = False
-    """Compile the layers of encoders and decoder with torch.compile, which takes a minute or two at
-    the start and on a CPU needs a C++ compiler."""
+    """Compile the media encoders' layers with torch.compile, which takes a minute at the start and
+    on a CPU needs a C++ compiler. Texts change their length with every step, so that their layers
+    would be compiled over and over."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -285,7 +286,8 @@ def shared_losses(
     """
     layers = layers_of(model)
     if compute.compile:
-        for layer in layers:
+        encoders = [part for name, part in model.named_children() if name in ("vision", "audio")]
+        for layer in (layer for encoder in encoders for layer in layers_of(encoder)):
             layer.forward = torch.compile(layer.forward)
     if compute.recompute_layers:
         for layer in layers:
