@@ -79,7 +79,7 @@ def source_clock(path: str) -> tuple[int, int]:
         with open_container(path, with_pictures=False) as container:
             video = container.streams.video[0] if container.streams.video else None
             rate = video.average_rate if video else None
-            fps = round(rate) if rate else _FALLBACK_FPS
+            fps = round(float(rate)) if rate else _FALLBACK_FPS
             tags = [container.metadata, *(stream.metadata for stream in container.streams)]
     except MediaError:
         return _FALLBACK_FPS, 0
