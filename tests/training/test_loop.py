@@ -28,7 +28,7 @@ from valor.training.monitor import read_metrics
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.run import run
 from valor.training.start import begin
-from valor.training.state import States
+from valor.training.state import States, tidied
 
 
 class StopError(Exception):
@@ -236,10 +236,7 @@ def test_metrics_name_every_term(world, tmp_path):
 
 
 def test_tensorboard_sees_what_metrics_hold(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import (  # pyright: ignore[reportMissingImports]
-        EventAccumulator,
-    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     fit(spoilt_task(set()), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -382,7 +379,8 @@ def test_a_row_that_cannot_be_written_ends_a_run_with_a_state_that_holds_it(tmp_
     with pytest.raises(
         TrainingError, match=r"metrics.jsonl .*could not .*No space left.*Make room"
     ):
-        fit(spoilt_task(set()), tmp_path / "cut")
+        with tidied(tmp_path / "cut"):
+            fit(spoilt_task(set()), tmp_path / "cut")
     monkeypatch.undo()
     assert json.loads((tmp_path / "cut/state/position.json").read_text())["next_step"] == 1
     assert torch.equal(fit(spoilt_task(set()), tmp_path / "cut")["weight"], whole["weight"])

@@ -113,7 +113,8 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
                 skipped = []
             else:
                 values["skipped"] = 1
-                skipped.append({"step": step, "ids": list(chain(*gather(list(found.ids))))})
+                ids = list(chain(*gather(list(found.ids))))
+                skipped = [*skipped, {"step": step, "ids": ids}]  # A save may hold the old list.
             if probe.is_due(step, task.num_steps):
                 values |= probe.look(optimizer.weights)
             note = monitor.log(step, values, num_samples=num_samples)
