@@ -376,11 +376,9 @@ def test_a_row_that_cannot_be_written_ends_a_run_with_a_state_that_holds_it(tmp_
         return real(Path("/dev/full") if mode == "a" else path, mode, **options)
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(
-        TrainingError, match=r"metrics.jsonl .*could not .*No space left.*Make room"
-    ):
-        with tidied(tmp_path / "cut"):
-            fit(spoilt_task(set()), tmp_path / "cut")
+    wanted = r"metrics.jsonl .*could not .*No space left.*Make room"
+    with pytest.raises(TrainingError, match=wanted), tidied(tmp_path / "cut"):
+        fit(spoilt_task(set()), tmp_path / "cut")
     monkeypatch.undo()
     assert json.loads((tmp_path / "cut/state/position.json").read_text())["next_step"] == 1
     assert torch.equal(fit(spoilt_task(set()), tmp_path / "cut")["weight"], whole["weight"])
