@@ -94,15 +94,14 @@ def test_a_second_kill_between_two_states_leaves_the_old_one_too(tmp_path, monke
 
 @pytest.mark.gpu
 def test_a_state_from_before_the_first_step_goes_on_on_a_gpu(tmp_path):
-    for step in range(2):
-        model = torch.nn.Linear(2, 1).cuda()
-        optimizer = Optimizer(model, OptimConfig(), num_steps=8)
-        with closing(States(tmp_path / "state", optimizer)) as states:
-            assert states.load() == step
-            if step:
-                model(torch.ones(1, 2, device="cuda")).sum().backward()
-                optimizer.step(step)
-            states.save(next_step=step + 1)
+    model = torch.nn.Linear(2, 1).cuda()
+    optimizer = Optimizer(model, OptimConfig(), num_steps=8)
+    with closing(States(tmp_path / "state", optimizer)) as states:
+        states.save(next_step=1)
+        states.wait()
+        assert states.load() == 1
+    model(torch.ones(1, 2, device="cuda")).sum().backward()
+    optimizer.step(1)
     moments = optimizer.adamw.state[model.weight]
     assert all(value.is_cuda for value in moments.values()) and moments["step"] == 1
 
