@@ -29,7 +29,7 @@ from valor.training.monitor import read_metrics
 from valor.training.optim import OptimConfig, Optimizer
 from valor.training.run import run
 from valor.training.start import begin
-from valor.training.state import States
+from valor.training.state import States, tidied
 
 
 class StopError(Exception):
@@ -95,15 +95,14 @@ def test_a_second_kill_between_two_states_leaves_the_old_one_too(tmp_path, monke
 
 @pytest.mark.gpu
 def test_a_state_from_before_the_first_step_goes_on_on_a_gpu(tmp_path):
-    for step in range(2):
-        model = torch.nn.Linear(2, 1).cuda()
-        optimizer = Optimizer(model, OptimConfig(), num_steps=8)
-        with closing(States(tmp_path / "state", optimizer)) as states:
-            assert states.load() == step
-            if step:
-                model(torch.ones(1, 2, device="cuda")).sum().backward()
-                optimizer.step(step)
-            states.save(next_step=step + 1)
+    model = torch.nn.Linear(2, 1).cuda()
+    optimizer = Optimizer(model, OptimConfig(), num_steps=8)
+    with closing(States(tmp_path / "state", optimizer)) as states:
+        states.save(next_step=1)
+        states.wait()
+        assert states.load() == 1
+    model(torch.ones(1, 2, device="cuda")).sum().backward()
+    optimizer.step(1)
     moments = optimizer.adamw.state[model.weight]
     assert all(value.is_cuda for value in moments.values()) and moments["step"] == 1
 
@@ -237,10 +236,7 @@ def test_metrics_name_every_term(world, tmp_path):
 
 
 def test_tensorboard_sees_what_metrics_hold(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import (  # pyright: ignore[reportMissingImports]
-        EventAccumulator,
-    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     fit(spoilt_task(set()), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -392,9 +388,8 @@ def test_a_row_that_cannot_be_written_ends_a_run_with_a_state_that_holds_it(tmp_
         return real(Path("/dev/full") if mode == "a" else path, mode, **options)
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(
-        TrainingError, match=r"metrics.jsonl .*could not .*No space left.*Make room"
-    ):
+    wanted = r"metrics.jsonl .*could not .*No space left.*Make room"
+    with pytest.raises(TrainingError, match=wanted), tidied(tmp_path / "cut"):
         fit(spoilt_task(set()), tmp_path / "cut")
     monkeypatch.undo()
     assert json.loads((tmp_path / "cut/state/position.json").read_text())["next_step"] == 1

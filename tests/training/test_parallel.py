@@ -21,6 +21,7 @@ from tests.training.two_ranks import (
     model_for,
     nothing_drawn,
     reward,
+    seen,
     sparse_records,
     sparse_run,
 )
@@ -133,7 +134,13 @@ def test_one_process_reads_the_state_of_two(two_ranks, name):
 
 
 def test_two_ranks_go_on_with_what_one_began(two_ranks, world, tmp_path):
-    run(config(), read_manifest(world, split="train"), tmp_path)
+    with seen() as ids:
+        run(config(), read_manifest(world, split="train"), tmp_path)
+    parts = [torch.load(two_ranks / f"ids {rank}.pt") for rank in range(2)]
+    assert parts[0].keys() == parts[1].keys() == {2, 3}
+    for number in (2, 3):
+        pairs = zip(parts[0][number], parts[1][number], strict=True)
+        assert [id for pair in pairs for id in pair] == ids[number]
     whole = read_metrics(tmp_path / "metrics.jsonl")
     resumed = read_metrics(two_ranks / "run/metrics.jsonl")
     assert [row["step"] for row in resumed] == [0, 1, 2, 3]

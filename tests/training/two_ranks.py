@@ -1,7 +1,7 @@
 """What each of two processes does for `test_parallel.py`."""
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 
 from tests.tiny import SPECIAL, small_run, tiny_batch, tiny_bridge, tiny_config
 from valor.config import evolve
-from valor.data.collate import batch_of, tensors_of
+from valor.data.collate import batch_of, collate_training, tensors_of
 from valor.data.manifest import Record, read_manifest
 from valor.data.mixture import step_rows
 from valor.models.bridge import Bridge
@@ -179,6 +179,19 @@ def sparse_records(world: str | Path) -> list[Record]:
     return [r if row in asked else replace(r, questions=()) for row, r in enumerate(records)]
 
 
+@contextmanager
+def seen() -> Iterator[dict[int, list[str]]]:
+    """Ids of the rows that this process is given at each step, in their order."""
+    ids: dict[int, list[str]] = {}
+
+    def collate(samples, records, processor, *, step, **options):
+        ids[step] = [record.id for record in records]
+        return collate_training(samples, records, processor, step=step, **options)
+
+    with patch("valor.training.run.collate_training", collate):
+        yield ids
+
+
 def main(out: Path, world: str) -> None:
     torch.set_num_threads(1)
     with joined(), nothing_drawn():
@@ -186,7 +199,9 @@ def main(out: Path, world: str) -> None:
             found = gradients(case, out / f"state of {name}")
             torch.save(found, out / f"{name} {rank()}.pt")
         config = evolve(small_run(), {"model.text.dropout": 0.0, "compute.parallel": "fsdp"})
-        run(config, read_manifest(world, split="train"), out / "run")
+        with seen() as ids:
+            run(config, read_manifest(world, split="train"), out / "run")
+        torch.save(ids, out / f"ids {rank()}.pt")
         for how in ("ddp", "fsdp"):
             run(sparse_run(how), sparse_records(world), out / f"sparse {how}")
 

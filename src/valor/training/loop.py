@@ -77,9 +77,8 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
         All weights by name, in float32.
 
     Raises:
-        TrainingError: After too many steps in a row without a finite loss and gradient; the last
-            state is from before them, and `skipped.json` names their samples. Also if
-            `metrics.jsonl` or a state cannot be written.
+        TrainingError: If a file cannot be written, or after too many steps in a row without finite
+            gradients: the last state is from before them, and `skipped.json` names their samples.
         KeyboardInterrupt: On SIGINT, once the step is done and the state written.
         SystemExit: On SIGTERM, in the same way.
     """
@@ -88,11 +87,10 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
     start, probe = states.load(), task.probe
     probe.restore(states.position.get("probe"))
     skipped: list[dict[str, object]] = states.position.get("skipped", [])
-    row = states.position.get("row")
     task.model.train()
     with (
         closing(states),
-        closing(Monitor(out, first_step=start, last_row=row, writes=rank() == 0)) as monitor,
+        closing(Monitor(out, start, states.position.get("row"), writes=rank() == 0)) as monitor,
         closing(task.losses(start)) as losses,
         _signals() as received,
     ):
@@ -107,13 +105,8 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
             values = {name: x / num_ranks() for name, x in zip(values, sums, strict=True)}
             values |= {**norms, "learning_rate": optimizer.learning_rate(step), **found.figures}
             values |= {"left_out": left_out} if left_out else {}
-            if not norms:
-                values["empty"] = 1
-            elif norms["grad_norm"] < float("inf"):
-                skipped = []
-            else:
-                values["skipped"] = 1
-                skipped.append({"step": step, "ids": list(chain(*gather(list(found.ids))))})
+            skipped = _skipped_in_a_row(skipped, step, norms, found.ids)
+            values |= {"empty": 1} if not norms else {"skipped": 1} if skipped else {}
             if probe.is_due(step, task.num_steps):
                 values |= probe.look(optimizer.weights)
             note = monitor.log(step, values, num_samples=num_samples)
@@ -132,6 +125,17 @@ def fit(task: Task, out: Path, *, report: Report = silent) -> dict[str, Tensor]:
             if last:
                 break
     return optimizer.weights
+
+
+def _skipped_in_a_row(
+    before: list[dict[str, object]], step: int, norms: Mapping[str, float], ids: Sequence[str]
+) -> list[dict[str, object]]:
+    """Steps up to this one whose gradient was not finite; those without any do not count."""
+    if not norms:
+        return before
+    if norms["grad_norm"] < float("inf"):
+        return []
+    return [*before, {"step": step, "ids": list(chain(*gather(list(ids))))}]
 
 
 @contextmanager

@@ -40,9 +40,9 @@ class Monitor:
     def __init__(
         self,
         out: Path,
-        *,
         first_step: int,
         last_row: dict[str, float] | None = None,
+        *,
         writes: bool = True,
     ) -> None:
         self._path = out / "metrics.jsonl"

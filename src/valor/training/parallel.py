@@ -185,7 +185,7 @@ def averaged(terms: dict[str, LossTerm]) -> dict[str, LossTerm]:
     Raises:
         TrainingError: If an objective has no term at all on this rank.
     """
-    everyone = gather({name: (term.num_rows, term.num_words) for name, term in terms.items()})
+    everyone = gather({name: (term.num_rows, term.num_items) for name, term in terms.items()})
     for name in sorted({name for found in everyone for name in found} - terms.keys()):
         raise TrainingError(
             f"{name}: rank {rank()} has no such term and others have; return its "
@@ -193,11 +193,12 @@ def averaged(terms: dict[str, LossTerm]) -> dict[str, LossTerm]:
         )
     scaled: dict[str, LossTerm] = {}
     for name, term in terms.items():
-        rows = sum(found[name][0] for found in everyone)
-        words = [found[name][1] or 0 for found in everyone]
-        num_words = None if term.num_words is None else sum(words)
-        num_items = rows if num_words is None else num_words
-        if num_items:
-            value = term.value * (term.num_items * num_ranks() / num_items)
-            scaled[name] = replace(term, value=value, num_rows=rows, num_words=num_words)
+        rows, items = map(sum, zip(*(found[name] for found in everyone), strict=True))
+        if items:
+            scaled[name] = replace(
+                term,
+                value=term.value * (term.num_items * num_ranks() / items),
+                num_rows=rows,
+                num_words=None if term.num_words is None else items,
+            )
     return scaled

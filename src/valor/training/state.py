@@ -70,7 +70,8 @@ def tidied(out: Path) -> Iterator[None]:
     try:
         yield
     except ValorError:
-        if rank() == 0 and out.is_dir() and not read_metrics(out / "metrics.jsonl"):
+        has_begun = (out / "state").exists() or read_metrics(out / "metrics.jsonl")
+        if rank() == 0 and out.is_dir() and not has_begun:
             for path in set(out.iterdir()) - {*(before or ()), out / "cache"}:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if before is None and not any(out.iterdir()):
