@@ -93,8 +93,8 @@ def test_a_recipe_of_two_steps_learns_from_the_world(name, shrunk, world, tmp_pa
     assert (folder / "model.safetensors").is_file()
     if name == "valor_large":
         assert "mlm/vision" in rows[0]
-    frozen = {part for part in ("vision", "audio") if f"grad_norm/{part}" not in rows[0]}
-    assert frozen == ({"vision", "audio"} if name.startswith("from_") else set()) or name in MASKS
+    if name.startswith("from_"):
+        assert not {"grad_norm/vision", "grad_norm/audio"} & rows[0].keys()
 
 
 @pytest.mark.parametrize("name", ALL)
