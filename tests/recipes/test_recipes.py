@@ -39,7 +39,9 @@ def shrunk(towers, model_folder, bridge_folder):
     """A recipe of two steps with small parts, on small towers and folders."""
 
     def shrink(name: str) -> Any:
-        config = find_recipe(name, **({"start": str(model_folder)} if name == "finetune" else {}))
+        config: Any = find_recipe(
+            name, **({"start": str(model_folder)} if name == "finetune" else {})
+        )
         if name in MASKS:
             return evolve(config, {"num_steps": 2, "batch_size": 2})
         changes: dict[str, Any] = dict(SHRUNK)

@@ -45,7 +45,8 @@ def test_two_ranks_go_on_with_what_one_began(case, model_folder, world, tmp_path
         patch.setattr(States, "save", save_once)
         assert main([*words, "--out", str(tmp_path / "cut")]) == 130
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node", "2", "-m", "valor.cli.main"]
+    # Without `--` torchrun takes `--start` for a short form of an option of its own.
+    torchrun += ["--nproc-per-node", "2", "-m", "--", "valor.cli.main"]
     command = [*torchrun, *words, *how, "--out", str(tmp_path / "cut")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
