@@ -207,7 +207,7 @@ def save_towers(folder: Path) -> None:
     }
     (folder / "vision/preprocessor_config.json").write_text(json.dumps(settings))
     (folder / "vision/README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    hf.BertTokenizerFast(vocab={word: id for id, word in enumerate(known)}).save_pretrained(
+    hf.BertTokenizer(vocab={word: id for id, word in enumerate(known)}).save_pretrained(
         folder / "text"
     )
 

@@ -39,7 +39,9 @@ def shrunk(towers, model_folder, bridge_folder):
     """A recipe of two steps with small parts, on small towers and folders."""
 
     def shrink(name: str) -> Any:
-        config = find_recipe(name, **({"start": str(model_folder)} if name == "finetune" else {}))
+        config: Any = find_recipe(
+            name, **({"start": str(model_folder)} if name == "finetune" else {})
+        )
         if name in MASKS:
             return evolve(config, {"num_steps": 2, "batch_size": 2})
         changes: dict[str, Any] = dict(SHRUNK)
@@ -93,8 +95,8 @@ def test_a_recipe_of_two_steps_learns_from_the_world(name, shrunk, world, tmp_pa
     assert (folder / "model.safetensors").is_file()
     if name == "valor_large":
         assert all(("mlm/vision" in row) != ("caption/audio" in row) for row in rows)
-    frozen = {part for part in ("vision", "audio") if f"grad_norm/{part}" not in rows[0]}
-    assert frozen == ({"vision", "audio"} if name.startswith("from_") else set()) or name in MASKS
+    if name.startswith("from_"):
+        assert not {"grad_norm/vision", "grad_norm/audio"} & rows[0].keys()
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -1,6 +1,7 @@
 """Laws of training a part of a model."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -221,7 +222,8 @@ def test_a_tower_that_came_frozen_can_learn(name, tmp_path):
     adapt(model, AdaptConfig(trained=("tower.",)))
     learns = {n for n, p in frozen.named_parameters() if p.requires_grad}
     assert learns == {n for n, p in free.named_parameters() if p.requires_grad}
-    assert model.train()["tower"].tower.training
+    tower: Any = model.train()["tower"]
+    assert tower.tower.training
 
 
 @pytest.mark.parametrize(

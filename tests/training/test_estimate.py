@@ -118,7 +118,9 @@ def test_frozen_weights_cost_no_gradient():
     assert epochs.num_steps == 10
 
 
-def test_the_command_line_estimates_and_runs_nothing(world, model_folder, tmp_path, capsys):
+def test_the_command_line_estimates_and_runs_nothing(
+    world, model_folder, tmp_path, capsys, monkeypatch
+):
     words = ["train", "finetune", "--start", str(model_folder), "--data", str(world)]
     words += ["--out", str(tmp_path / "run"), "--estimate"]
     assert main([*words, "--json"]) == 0
@@ -126,6 +128,16 @@ def test_the_command_line_estimates_and_runs_nothing(world, model_folder, tmp_pa
     assert found["num_steps"] == 2  # 10 epochs of 12 recordings in batches of 64.
     assert main(words) == 0
     assert "hours at half of the 1000 GFLOP/s that cpu reaches" in capsys.readouterr().out
+    kept = ["--adapt.frozen", '["vision.", "audio."]', "--cache-frozen", "true"]
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert main([*words, *kept]) == 0
+    shown = capsys.readouterr().out
+    assert "2 steps, and 0.00" in shown
+    assert "TFLOP once" in shown
+    assert "GiB in each of 8 processes" in shown
+    monkeypatch.setenv("RANK", "1")
+    assert main(words) == 0
+    assert not capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 

@@ -21,7 +21,7 @@ from valor.processing.processor import ProcessorConfig
 from valor.processing.spectrogram import SpectrogramConfig
 from valor.training.estimate import estimate
 from valor.training.run import TrainConfig, run
-from valor.training.start import TowersConfig, begin, fill_swin
+from valor.training.start import FolderConfig, TowersConfig, begin, fill_swin
 from valor.types import Modality
 
 SWIN = VideoSwinConfig(image_px=32, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window=(2, 4, 4))
@@ -65,6 +65,18 @@ def test_a_run_on_frozen_towers_leaves_them_as_they_are(towers, world, tmp_path)
     found = estimate(config, 12)
     frozen = sum(w.numel() for n, w in weights.items() if n.startswith(("vision.", "audio.")))
     assert found.parameters - found.trained == frozen
+
+
+def test_towers_that_came_frozen_learn_where_a_later_run_says_so(towers, world, tmp_path):
+    records = read_manifest(world, split="train")
+    start = run(evolve(recipe(towers), {"num_steps": 1}), records, tmp_path / "start")
+    changes = {"model": FolderConfig(path=str(start)), "processor": load_configs(start)[1]}
+    config = evolve(recipe(towers), {**changes, "adapt.trained": ["vision."]})
+    folder = run(config, records, tmp_path / "run")
+    before, after = (load_file(one / "model.safetensors") for one in (start, folder))
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert {name for name in after if name.startswith("vision.")} <= changed
+    assert not any(name.startswith("audio.") for name in changed)
 
 
 def test_frames_windows_and_lengths_are_the_runs_all_else_the_towers(towers):

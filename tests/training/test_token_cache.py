@@ -1,10 +1,12 @@
 """Laws of the cache of frozen towers: training from it is training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny import small_run
+from tests.tiny import small_run, tiny_batch, tiny_bridge
 from valor.config import evolve
 from valor.data.executors import LocalExecutor
 from valor.data.manifest import Record, read_manifest
@@ -142,6 +144,14 @@ def test_pooling_keeps_fewer_tokens_and_trains(world, tmp_path):
     key = "align/audiovisual"
     assert pooled_run[0][key] == pytest.approx(unpooled[0][key], rel=1e-6)
     assert pooled_run[0]["caption/vision"] != unpooled[0]["caption/vision"]
+
+
+def test_a_bridge_takes_what_was_kept():
+    bridge, batch = tiny_bridge(), tiny_batch()
+    media = ("pixels", "frame_valid", "spectrograms", "window_valid")
+    kept = replace(batch, encoded=bridge.encode_media(batch), **dict.fromkeys(media))
+    for modality, tokens in bridge(batch).memory.tokens.items():
+        assert torch.equal(bridge(kept).memory.tokens[modality].features, tokens.features)
 
 
 def test_a_frozen_tower_is_kept_while_another_learns_by_updates(world, tmp_path):

@@ -92,8 +92,8 @@ class TrainConfig:
     """Run towers that are frozen once, on each sample as inference sees it, and keep their tokens
     in the run folder in float16."""
     cache_pool: int = 1
-    """Neighbouring tokens of a frame or window that are kept as one, their mean: so many times less
-    disk for what the decoder sees. With 1, training is what it would be without the cache."""
+    """Neighbouring tokens of a frame or window that are kept as one, their mean, for so many times
+    less disk. 1 keeps all: the decoder then sees what it would see without the cache."""
     probe: ProbeConfig = ProbeConfig()
     """Looks at held-out records, and early stopping."""
     reading: ReadingConfig | None = None

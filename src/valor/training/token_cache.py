@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from valor.config import fingerprint
@@ -51,7 +51,7 @@ class TokenShards:
         places = [divmod(row, self.rows_per_shard) for row in rows]
         picked = [_opened(self.folder / f"{shard:05d}.npy")[row] for shard, row in places]
 
-        def part(name: str) -> Tensor:
+        def part(name: str) -> Shaped[Tensor, "rows *sizes"]:
             return torch.from_numpy(np.stack([row[name] for row in picked]))
 
         return EncoderOutput(
@@ -219,15 +219,16 @@ def pooled(output: EncoderOutput, num: int) -> Tokens:
     """
     positions = output.summary.valid.shape[1]
 
-    def grouped(x: Tensor) -> Tensor:
+    def grouped(
+        x: Shaped[Tensor, "batch tokens *dim"],
+    ) -> Shaped[Tensor, "batch groups num *dim"]:
         apart = x.unflatten(1, (positions, -1))
         room = apart.new_zeros(*apart.shape[:2], -apart.shape[2] % num, *apart.shape[3:])
         return torch.cat([apart, room], dim=2).unflatten(2, (-1, num)).flatten(1, 2)
 
     if num == 1:
         return output.tokens
-    features: Float[Tensor, "batch groups num dim"] = grouped(output.tokens.features)
-    valid: Bool[Tensor, "batch groups num"] = grouped(output.tokens.valid)
+    features, valid = grouped(output.tokens.features), grouped(output.tokens.valid)
     total = features.masked_fill(~valid[..., None], 0.0).sum(dim=2)
     mean = total / valid.sum(dim=2).clamp(min=1)[..., None]
     return Tokens(features=mean, valid=valid.any(dim=2))
