@@ -310,7 +310,7 @@ class Library:
         """
         weights = parse_using(using)
         if limit < 1:
-            raise UsageError(f"cannot return {limit} hits; ask for 1 or more")
+            raise UsageError(f"cannot return {limit} hits; set a limit of 1 or more")
         seen = Modality(0)
         for group in weights or {AUDIOVISUAL: 1.0}:
             seen |= group & AUDIOVISUAL
