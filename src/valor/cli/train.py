@@ -137,7 +137,9 @@ def _estimate(config: Any, num_records: int, *, as_json: bool) -> int:
         found = config.estimate(num_records)
     else:
         name = type(config).__name__
-        raise UsageError(f"--estimate counts runs of TrainConfig; {name} has no method `estimate`")
+        raise UsageError(
+            f"--estimate cannot count {name}; leave it out, or give that class an `estimate`"
+        )
     if os.environ.get("RANK", "0") != "0":
         return 0
     if as_json:

@@ -64,6 +64,9 @@ def refuse_many_bad(bad: Counter[str], num_read: int, config: ReadingConfig, *, 
         num_read: All reads.
         config: Holds the limit.
         last: Which one failed last, and why.
+
+    Raises:
+        ValorError: If it does.
     """
     limit = config.max_bad_fraction
     if bad.total() > limit * max(num_read, _FEWEST):

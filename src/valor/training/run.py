@@ -190,9 +190,7 @@ def _run(
             claim(out, config, records, may_change=("compute",))
         torch.manual_seed(config.seed)
         model, processor = begin(config.model, config.processor, records)
-        contrasts = [own.alignment for own in config.objectives_by_part if own.alignment]
-        if found := [own for own in contrasts if own.loss == "sigmoid"]:
-            model.add_bias(found[0].sigmoid_bias)
+        _add_bias(model, config)
         measured = deepcopy(model) if config.probe.every else None
         adapt(model, config.adapt)
         source = source or _source(config, records, processor, out, report)
@@ -204,9 +202,7 @@ def _run(
             source = load_tokens(model, source, records, processor, cache, pool=pool, progress=told)
     parts = _parts(config, records, source)
     special = processor.tokenizer.special
-    rewarded = [own.self_critical for own in config.objectives_by_part if own.self_critical]
-    written = {group for own in rewarded for group in own.groups}
-    reward = CiderReward(records, list(written), processor.tokenizer) if written else None
+    reward = _reward(config, records, processor)
     shared = shared_losses(model, config.objectives, special, config.compute, reward)
     about = _card(config, model.config, source)
 
@@ -219,8 +215,8 @@ def _run(
                 save_model(out / name, model.config, whole(trained), processor, card=about)
             except (OSError, SafetensorError) as error:
                 raise TrainingError(
-                    f"{out / name} could not be written ({error}); the last state is whole. "
-                    "Make room, and the same command goes on from there"
+                    f"{out / name} could not be written ({error}), the last state is whole; "
+                    "make room, and the same command goes on from there"
                 ) from None
 
     look = _look(config, measured, processor, held_out, report)
@@ -274,6 +270,22 @@ def _check(
             "reading.augment: the samples that were given are the same at every step; leave it "
             "out, or give media files or shards"
         )
+
+
+def _add_bias(model: Any, config: TrainConfig) -> None:
+    """Give a model the bias that pairs are told apart by, if the run learns one."""
+    contrasts = [own.alignment for own in config.objectives_by_part if own.alignment]
+    if found := [own for own in contrasts if own.loss == "sigmoid"]:
+        model.add_bias(found[0].sigmoid_bias)
+
+
+def _reward(
+    config: TrainConfig, records: Sequence[Record], processor: Processor
+) -> CiderReward | None:
+    """What captions that the model writes are worth, if any part learns from them."""
+    rewarded = [own.self_critical for own in config.objectives_by_part if own.self_critical]
+    written = {group for own in rewarded for group in own.groups}
+    return CiderReward(records, list(written), processor.tokenizer) if written else None
 
 
 def _source(

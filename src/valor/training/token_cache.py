@@ -181,7 +181,7 @@ class _Tower:
     processor: Processor
     pool: int
 
-    def encode(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    def encode(self, samples: Sequence[Sample]) -> dict[str, Shaped[np.ndarray, "samples *sizes"]]:
         """Run the tower; returns tokens and summaries with their masks."""
         where = next(self.model.parameters())
         own = [restricted(sample, self.modality) for sample in samples]
