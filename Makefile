@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 
 PYTHON ?= python3
 
-.PHONY: force help demo test test-slow test-lowest test-highest check tiny-world pages docs bench clean
+.PHONY: force help demo test test-slow test-lowest test-highest test-extras check tiny-world pages docs bench clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -40,6 +40,15 @@ test-highest: .venv-highest ## Run them with the highest; PYTHON=python3.13 take
 	$@/bin/uv pip install -q --python $@/bin/python --resolution $(RESOLUTION) \
 		-e ".[search,serve,plots,dev]"
 	OMP_NUM_THREADS=1 $@/bin/python -m pytest -n 2 --dist loadscope -m "not slow" tests
+
+test-extras: ## Install each extra alone, and let `valor doctor` look for all of its packages
+	@for extra in search serve ray plots track eval fast sentence; do \
+		$(PYTHON) -m venv --clear .venv-extra; .venv-extra/bin/python -m pip install -qq uv; \
+		.venv-extra/bin/uv pip install -q --python .venv-extra/bin/python ".[$$extra]"; \
+		.venv-extra/bin/valor doctor --json | .venv-extra/bin/python -c "import json, sys; \
+			found = json.load(sys.stdin)['extras']['$$extra']; \
+			print('$$extra', found); sys.exit(found != 'yes')"; \
+	done
 
 check: .venv/.installed ## Lint, formatting, types, import layers, docstrings, dependencies, sizes
 	$(BIN)/ruff check .
