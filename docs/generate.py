@@ -273,8 +273,8 @@ def examples_page() -> str:
 
 
 def _with_commands(docstring: str) -> str:
-    """Indented commands of a docstring as blocks."""
-    return re.sub(r"^    (.+)$", r"```text\n\1\n```", docstring, flags=re.MULTILINE)
+    """Indented commands of a docstring as code."""
+    return re.sub(r"^    (.+)$", r"`\1`", docstring, flags=re.MULTILINE)
 
 
 def results_page() -> str:

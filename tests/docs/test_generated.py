@@ -159,7 +159,7 @@ def test_every_result_says_what_was_measured_and_by_which_program():
     results = {path.stem for path in (ROOT / "benchmarks/results").glob("*.json")}
     assert by_name.keys() == {*results, "Not measured here"}
     for name in results:
-        assert re.match(r"\w+ .+", by_name[name].splitlines()[2])
+        assert re.match(r"[\w-]+ .+", by_name[name].splitlines()[2])
         assert re.search(r"^\[\S+\.py\]\(\.\./\S+\.py\)\. ", by_name[name], re.MULTILINE)
 
 

@@ -73,7 +73,7 @@ def test_a_model_that_cannot_be_written_is_one_line(world, tmp_path, monkeypatch
     monkeypatch.setattr("valor.training.run.save_model", full)
     config = evolve(small_run(), {"probe.every": 1, "num_steps": 1})
     held_out = FileSource(read_manifest(world, split="test"))
-    with pytest.raises(TrainingError, match=rf"{name} could not be written .*No space.* Make room"):
+    with pytest.raises(TrainingError, match=rf"{name} could not be written .*No space.* make room"):
         run(config, read_manifest(world, split="train"), tmp_path, held_out=held_out)
 
 
