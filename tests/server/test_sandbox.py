@@ -76,9 +76,11 @@ def test_a_death_is_one_failed_item(sandbox, video):
 
 def test_a_decoder_that_takes_too_much_time_is_ended(video):
     sandbox = Sandbox(Limits(wall_s=0.001), num_workers=1)
-    with pytest.raises(MediaError) as failure:
-        sandbox("probe", video)
-    sandbox.close()
+    try:
+        with pytest.raises(MediaError) as failure:
+            sandbox("probe", video)
+    finally:
+        sandbox.close()
     assert failure.value.reason == "too_slow"
 
 

@@ -143,8 +143,8 @@ class _Worker:
         stdout = self._process.stdout.fileno()  # type: ignore[union-attr]
         data = bytearray()
         while len(data) < size:
-            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline_s - time.monotonic()))
-            if not ready:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not select.select([stdout], [], [], left_s)[0]:
                 raise TimeoutError
             piece = os.read(stdout, min(size - len(data), 1 << 20))
             if not piece:
