@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny import SPECIAL, small_run
+from tests.tiny import SPECIAL, small_run, tiny_config
 from tests.training.two_ranks import (
     CASES,
     LEARNED,
@@ -29,6 +30,7 @@ from valor.config import evolve
 from valor.data.manifest import read_manifest
 from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
 from valor.models.fusion import token_weights
+from valor.models.valor import Valor
 from valor.training import step
 from valor.training.monitor import read_metrics
 from valor.training.optim import OptimConfig, Optimizer
@@ -38,6 +40,7 @@ from valor.training.state import States
 from valor.training.step import (
     ComputeConfig,
     Losses,
+    ObjectivesConfig,
     backward,
     found_terms,
     last_figures,
@@ -176,6 +179,17 @@ def test_token_weights_are_told_of_the_rows_that_have_tokens():
         wanted = sum(max(row.tolist()) for row in rows) / len(rows)
         assert figures[f"token_weight/{modality.label}"] == pytest.approx(wanted, rel=1e-5)
     assert figures["token_weight/text"] < 1
+
+
+@pytest.mark.parametrize(
+    ("left_out", "unread"), [("alignment", "encode_text"), ("captioning", "remember")]
+)
+def test_what_nothing_learns_from_is_not_read(left_out, unread, monkeypatch):
+    monkeypatch.setattr(Valor, unread, lambda *given: pytest.fail(f"{unread} was called"))
+    only = replace(ObjectivesConfig(), **{left_out: None})
+    model = Valor(tiny_config())
+    terms = shared_losses(model, only, SPECIAL, ComputeConfig())(joined_batch())
+    assert len(terms) == 3
 
 
 @pytest.mark.parametrize("micro_batch", [2, 4])

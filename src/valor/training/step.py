@@ -54,6 +54,17 @@ class ObjectivesConfig:
     others: tuple[OtherObjective, ...] = ()
     """Of other systems, and from outside the package."""
 
+    def needed(self, batch: Batch) -> Batch:
+        """Leave out texts that nothing learns from, so that no encoder or decoder reads them."""
+        compares = self.alignment or self.matching or self.distillation
+        writes = self.captioning or self.masked_language or self.matching or self.self_critical
+        return replace(
+            batch,
+            aligned_texts=batch.aligned_texts if compares or self.others else {},
+            caption_texts=batch.caption_texts if writes or self.others else {},
+            questions=batch.questions if self.answering or self.others else [],
+        )
+
 
 @configclass
 class PartConfig:
@@ -147,9 +158,10 @@ class Losses(nn.Module):
         Returns:
             Values and terms by name.
         """
-        batch, config = levelled(batch), objectives or self.config
+        config = objectives or self.config
+        batch = levelled(config.needed(batch))
         tensors = tensors_of(batch)
-        num_rows = len(next(iter(tensors.values())))
+        num_rows = len(next(iter(tensors.values()), ()))
         size = self.micro_batch or num_rows
         if num_rows <= size:
             parts = [self._part(config, batch.ids, tensors)]
