@@ -186,9 +186,10 @@ def _sample_cost(
     with saved, FlopCounterMode(display=False) as counter:
         if isinstance(model, Valor):
             model.embed_media(outputs)
-        memory = model.remember(outputs)
+        describes = any(own.describes for own in config.objectives_by_part)
+        seen = model.remember(outputs).tokens if describes else {}
     heads = counter.get_total_flops()
-    num_media = sum(tokens.valid.shape[1] for tokens in memory.tokens.values())
+    num_media = sum(tokens.valid.shape[1] for tokens in seen.values())
     length = processing.max_text_length
     if isinstance(model, Valor):
         width = model.config.decoder_config.dim

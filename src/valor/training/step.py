@@ -54,6 +54,12 @@ class ObjectivesConfig:
     others: tuple[OtherObjective, ...] = ()
     """Of other systems, and from outside the package."""
 
+    @property
+    def describes(self) -> bool:
+        """True if anything learns from what the decoder says of media."""
+        writes = self.captioning or self.masked_language or self.matching or self.self_critical
+        return bool(writes or self.answering or self.others)
+
     def needed(self, batch: Batch) -> Batch:
         """Leave out texts that nothing learns from, so that no encoder or decoder reads them."""
         compares = self.alignment or self.matching or self.distillation
