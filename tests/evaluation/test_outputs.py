@@ -52,8 +52,9 @@ def as_rank(rank: int, port: int, folder: Path, world: Path, out: Path) -> None:
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
         **{"RANK": str(rank), "WORLD_SIZE": "2"},
     }
-    measured(world, out / "two.json")
-    measured_from_pixels(folder, world, out / "two.pt")
+    with joined():  # once: a second start could meet what is left of the first one's store
+        measured(world, out / "two.json")
+        measured_from_pixels(folder, world, out / "two.pt")
 
 
 def numbers(report: Any, name: str = "") -> dict[str, float]:
