@@ -21,9 +21,9 @@ def tiny() -> TrainConfig:
     and its convolutions see a whole shape.
 
     Cost: 8 to 9 minutes on two cores at 160 GFLOP/s (float32), 2.3 GiB. Measured on the test pool
-    of the world with seed 0 (`benchmarks/results/demo.json`): R@1 of vision 0.96, of audio and both
-    1.00 of what is possible; colour and sound right in all captions, the motion in 98 %, the shape
-    in 95 %, a companion's in 21 %; 89 % of needs-both questions.
+    of the world with seed 0 (`benchmarks/results/demo.json`): R@1 of vision 0.99, of audio and both
+    1.00 of what is possible; colour, motion and sound right in all captions, the shape in 97 %, a
+    companion's in 25 %; 88 % of needs-both questions.
     """
     return TrainConfig(
         model=ValorConfig(

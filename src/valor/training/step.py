@@ -57,19 +57,23 @@ class ObjectivesConfig:
     @property
     def describes(self) -> bool:
         """True if anything learns from what the decoder says of media."""
-        writes = self.captioning or self.masked_language or self.matching or self.self_critical
-        return bool(writes or self.answering or self.others)
+        return bool(self._writes or self.answering or self.others)
 
     def needed(self, batch: Batch) -> Batch:
         """Leave out texts that nothing learns from, so that no encoder or decoder reads them."""
         compares = self.alignment or self.matching or self.distillation
-        writes = self.captioning or self.masked_language or self.matching or self.self_critical
         return replace(
             batch,
             aligned_texts=batch.aligned_texts if compares or self.others else {},
-            caption_texts=batch.caption_texts if writes or self.others else {},
+            caption_texts=batch.caption_texts if self._writes or self.others else {},
             questions=batch.questions if self.answering or self.others else [],
         )
+
+    @property
+    def _writes(self) -> bool:
+        """True if anything learns from captions that the decoder reads or writes."""
+        ways = self.captioning, self.masked_language, self.matching, self.self_critical
+        return any(ways)
 
 
 @configclass
