@@ -5,6 +5,7 @@ import json
 import pytest
 
 from valor.config import evolve, fingerprint, from_dict, to_dict, to_json
+from valor.data.loader import ReadingConfig
 from valor.errors import ConfigError, UsageError
 from valor.recipes import RECIPES, find_recipe
 from valor.training.run import TrainConfig
@@ -40,6 +41,24 @@ def test_wrong_values_are_named_with_their_path(path, value, problem):
     with pytest.raises(ConfigError) as error:
         from_dict(TrainConfig, values)
     assert problem in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("optim.average", 2, "and average=2.0 in [0, 1)"),
+        ("optim.average", "x", "optim.average: Input should be a valid number, got 'x'"),
+        ("reading.max_bad_fraction", 3, "reading: max_bad_fraction=3.0 "),
+    ],
+)
+def test_a_wrong_value_is_told_once_and_alone(path, value, told):
+    values = to_dict(TrainConfig(reading=ReadingConfig()))
+    section, _, name = path.partition(".")
+    values[section][name] = value
+    with pytest.raises(ConfigError) as error:
+        from_dict(TrainConfig, values)
+    assert told in str(error.value)
+    assert "{" not in str(error.value)
 
 
 def test_changes_by_path_are_checked():

@@ -1,6 +1,7 @@
 """An encoder, an objective, a metric and a recipe from outside, without an edit to the library."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,22 @@ def test_code_of_a_model_folder_is_imported_only_if_trusted(run_folder, world):
     model = load(run_folder / "model", trust_code=True)
     video = next((world / "media").glob("test-*.mp4"))
     assert model.caption(video).modalities_used == AUDIOVISUAL
+
+
+def test_a_library_of_a_strangers_model_is_made_and_searched_if_trusted(
+    run_folder, world, tmp_path, capsys
+):
+    library = str(tmp_path / "library")
+    words = ["index", library, str(min((world / "media").glob("test-*.mp4")))]
+    words += ["--model", str(run_folder / "model")]
+    assert main(words) == 1
+    assert not Path(library).exists()
+    assert main([*words, "--trust-code"]) == 0
+    search = ["search", library, "a red circle", "--json"]
+    assert main(search) == 1
+    capsys.readouterr()
+    assert main([*search, "--trust-code"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
 
 
 def test_a_strangers_metric_stands_in_the_report(run_folder, world, tmp_path):

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
@@ -188,8 +189,11 @@ def _first_problem(error: Any, values: Any) -> str:
         return f"{path}: missing key"
     message, semicolon, step = problem["msg"].removeprefix("Value error, ").partition("; ")
     if path:
-        got = repr(problem["input"])
-        message = f"{path}: {message}" if got in message else f"{path}: {message}, got {got}"
+        given = problem["input"]
+        is_told = isinstance(given, dict) or re.search(
+            rf"(?<!\w){re.escape(repr(given))}(?!\w)", message
+        )
+        message = f"{path}: {message}" if is_told else f"{path}: {message}, got {given!r}"
     return f"{message}{semicolon}{step}"
 
 

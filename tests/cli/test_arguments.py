@@ -18,7 +18,7 @@ from valor.errors import UsageError
         ),
         (["lib", "dir", "--usage", "x"], "Unrecognized options: --usage, x; see `valor index"),
         (["lib", "dir", "--modl", "x"], "Unrecognized options: --modl, x; did you mean --model?"),
-        ([], "Missing from valor index: LIBRARY Library folder, made if needed; see"),
+        ([], "Missing from valor index: LIBRARY; see"),
     ],
 )
 def test_one_line_says_what_is_wrong_once_and_where_to_read_on(words, told, is_plain, monkeypatch):

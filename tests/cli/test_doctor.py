@@ -1,6 +1,7 @@
 """Laws of `valor doctor`: what is wrong is named with its remedy, and makes the exit code 1."""
 
 import json
+import sys
 from collections import namedtuple
 from importlib.metadata import PackageNotFoundError
 
@@ -112,12 +113,14 @@ def test_what_is_known_is_shown_before_the_rest_is_looked_at(capsys, monkeypatch
 
 
 def test_a_required_package_that_is_absent_is_a_problem(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "_PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(doctor, "version", without("av"))
+    monkeypatch.setitem(sys.modules, "valor.media.codecs", None)  # It cannot be imported then.
     code, found = report(capsys)
     assert code == 1
     assert found["problems"] == [
-        "no-such-package is missing: run `pip install .` in the folder of valor's source"
+        "av is missing: run `pip install .` in the folder of valor's source"
     ]
+    assert found["versions"]["torch"] != "missing"
 
 
 def test_a_full_disk_is_told_and_no_failure(capsys, monkeypatch):

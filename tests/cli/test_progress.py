@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from valor.cli.progress import StageProgress
@@ -30,13 +31,19 @@ def test_a_terminal_of_80_columns_shows_bar_time_and_every_word_of_a_note(monkey
 def test_a_log_shows_the_note_and_the_time_left(capsys):
     with StageProgress() as progress:
         progress("train", 1, 10, note="loss 2.00")
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("train: 1 of 10, loss 2.00, ")
-    assert line.endswith(" s left")
+        progress("train", 2, 10, note="loss 1.00")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "train: 1 of 10, loss 2.00"
+    assert second.startswith("train: 2 of 10, loss 1.00, ")
+    assert second.endswith(" s left")
 
 
-def test_what_was_done_before_is_not_thought_fast(capsys, monkeypatch):
+@pytest.mark.parametrize("before", [32, 501])  # A batch, or what an earlier run has done.
+def test_what_is_done_at_once_says_nothing_of_the_rate(capsys, monkeypatch, before):
     monkeypatch.setattr("valor.cli.progress.time.perf_counter", iter(range(0, 100, 10)).__next__)
     with StageProgress() as progress:
-        progress("train", 501, 1001, note="loss 2.00")
-    assert capsys.readouterr().err == "train: 501 of 1001, loss 2.00, 5000 s left\n"
+        progress("evaluate", before, 1001)
+        progress("evaluate", before + 200, 1001)
+    seconds = round((801 - before) / 20)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"evaluate: {before + 200} of 1001, 20.0/s, {seconds} s left"

@@ -16,6 +16,7 @@ def run_folder(folder, *, rate, losses):
         for step, loss in enumerate(losses)
     ]
     rows[0]["probe"], rows[1]["probe"] = 0.7, 0.6
+    rows[-1]["empty"] = 1
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
 
@@ -43,7 +44,8 @@ def test_one_run_has_its_own_page_with_all_settings(tmp_path, capsys):
     page = (tmp_path / "run<b>/report.html").read_text()
     assert "run&lt;b&gt;" in page and "run<b>" not in page
     assert ">seed<" in page and "optim.learning_rate" in page
-    assert "3 steps in 2.0 minutes; best look at held-out records 0.700 after 1 steps." in page
+    told = "3 steps in 2.0 minutes; best look at held-out records 0.700 after 1 steps"
+    assert f"{told}; 1 without a loss." in page
     assert ">3</td>" in page and ">1.234</td>" in page
     assert page.count("<figure>") == page.count("<polyline") == 3
 

@@ -1,6 +1,7 @@
 """Blocks of code in Markdown, and how each of their commands is run."""
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -8,8 +9,10 @@ import signal
 import subprocess
 import sys
 import tomllib
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from glob import glob
@@ -108,6 +111,8 @@ def run_command(words: list[str], endpoint: str) -> None:
     match words:
         case ["valor", "serve", *_] | ["valor", "data", "annotate", _, "--store", _]:
             ask_server(words[1:])
+        case ["curl", *options]:
+            post(options)
         case ["valor", "world", "render", *_]:
             assert main([*words[1:], "--num", "8", "--num-val", "2", "--num-test", "4"]) == 0
         case ["valor", *rest] | ["python", "-m", "valor", *rest]:
@@ -130,8 +135,33 @@ def run_command(words: list[str], endpoint: str) -> None:
 
 
 def ask_server(words: list[str]) -> None:
-    """Start a verb that serves a page on a free port, look at the page, and interrupt it."""
+    """Start a verb that serves a page, and look at the page."""
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with serving(words) as address:
+        if token := os.environ.get("VALOR_TOKEN"):
+            opener.addheaders.append(("Authorization", f"Bearer {token}"))
+        with opener.open(address, timeout=20) as page:
+            assert b"<title>" in page.read()
+
+
+def post(options: list[str]) -> None:
+    """Send what curl would send to a server over the page's library; it must find something."""
+    *given, url = options
+    values = list(zip(given[::2], given[1::2], strict=True))
+    headers = dict(value.split(": ") for name, value in values if name == "-H")
+    (body,) = (value.encode() for name, value in values if name == "-d")
+    token = headers["Authorization"].removeprefix("Bearer ")
+    with serving(["serve", "videos.library", "--token", token, "--no-open"]) as address:
+        path = urllib.parse.urlsplit(url).path
+        there = urllib.parse.urljoin(address, path)
+        request = urllib.request.Request(there, body, headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert json.load(answer)["hits"]
+
+
+@contextmanager
+def serving(words: list[str]) -> Iterator[str]:
+    """The address of a verb that serves a page on a free port; it is interrupted at the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "valor.cli.main", *words, "--port", "0"],
         stdout=subprocess.PIPE,
@@ -141,11 +171,7 @@ def ask_server(words: list[str]) -> None:
     ) as process:
         try:
             assert process.stdout is not None
-            address = next(re.finditer(r"http://\S+", process.stdout.readline()))[0]
-            if token := os.environ.get("VALOR_TOKEN"):
-                opener.addheaders.append(("Authorization", f"Bearer {token}"))
-            with opener.open(address, timeout=20) as page:
-                assert b"<title>" in page.read()
+            yield next(re.finditer(r"http://\S+", process.stdout.readline()))[0]
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=20)
         finally:

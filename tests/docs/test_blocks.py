@@ -183,7 +183,7 @@ def run_block(block: Block, names: dict, endpoint: str) -> None:
     elif block.language == "python":
         exec(compile(block.code, block.where, "exec"), names)
     elif block.language == "json":
-        Path("block.jsonl").write_text(" ".join(block.code.split()))
+        Path("block.jsonl").write_text(block.code)
         assert read_manifest("block.jsonl")
     else:
         for words in commands(block.code):

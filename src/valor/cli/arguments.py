@@ -7,6 +7,7 @@ import functools
 import inspect
 import io
 import itertools
+import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,11 @@ TrustCode = Annotated[
     tyro.conf.arg(help="Import the code outside this package that a model folder names."),
 ]
 """A flag `--trust-code`."""
+
+
+def access_token(given: str | None) -> str | None:
+    """What clients of a server must know: what was given, or the environment's VALOR_TOKEN."""
+    return given or os.environ.get("VALOR_TOKEN")
 
 
 def _media_group(label: str) -> Modality:
@@ -148,9 +154,15 @@ def _one_line(box: str) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     # Below a title; the parts are set off by rules, which are dashes on a terminal of old.
     lines = [re.sub(r"[\u2500-\u257f]|-{9,}", " ", line).rstrip() for line in text.splitlines()[1:]]
-    parts = [" ".join(part) for has_words, part in itertools.groupby(lines, bool) if has_words]
-    told = " ".join(parts[0].replace("(required)", "").split()) if parts else ""
+    parts = [list(part) for has_words, part in itertools.groupby(lines, bool) if has_words]
+    first = parts[0] if parts else [""]
+    if "Missing from" in first[0]:
+        names = [line.strip() for line in first if re.match(r" {6}\S", line)]  # Not their help.
+        return f"{first[0].strip()} {', '.join(names)}; see"
+    told = " ".join(" ".join(first).split())
     told = told.replace("; ", ", ").rstrip(".") or "wrong arguments"
+    of_several = r"no type matching (?:\{None\}\|)?(.+) could be instantiated from (.+)"
+    told = re.sub(of_several, r"expected \1, got \2", told)
     similar = re.findall(r"^ {6}(--\S+)", "\n".join(lines), re.MULTILINE)
     if similar and re.search("similar|meant", text):
         return f"{told}; did you mean {' or '.join(similar)}? See"

@@ -6,11 +6,10 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import tyro
 
-from valor.cli.arguments import Json
+from valor.cli.arguments import Json, access_token
 from valor.cli.tables import table
 from valor.data.building.agreement import export_manifest, export_valor, report
 from valor.data.building.annotations import AnnotationStore
@@ -42,7 +41,8 @@ class Annotate:
     port: int = 7861
     """0 is any that is free."""
     token: str | None = None
-    """Whoever does not know it is refused; needed where others can reach the page."""
+    """Whoever does not know it is refused; needed where others can reach the page. By default the
+    environment variable VALOR_TOKEN, which other users of this machine do not see."""
     json: Json = False
     """The numbers, or the page's address, as a JSON object on stdout."""
 
@@ -79,19 +79,17 @@ class Annotate:
         try:
             from valor.server.annotate import create_app
             from valor.server.guard import GuardConfig
-            from valor.server.serving import make_server
+            from valor.server.serving import make_server, page_address
         except ImportError as error:
             raise DependencyError(
                 f'the page needs the package {error.name}; run `pip install "valor-omni[serve]"`'
             ) from None
-        guard = GuardConfig(host=self.host, token=self.token)
+        guard = GuardConfig(host=self.host, token=access_token(self.token))
         with closing(AnnotationStore(self.store)) as store:
             num_new = store.add(manifest, captions_per_item=self.captions_per_item)
 
             def ready(port: int) -> None:
-                host = f"[{self.host}]" if ":" in self.host else self.host
-                query = "" if self.token is None else f"?token={quote(self.token)}"
-                address = f"http://{host}:{port}/{query}"
+                address = page_address(self.host, port, self.token)
                 row = {"address": address, "num_new": num_new, **store.counts()}
                 print(json.dumps(row) if self.json else f"annotate at {address}", flush=True)
                 print("every action is saved at once; Ctrl-C ends the page", file=sys.stderr)

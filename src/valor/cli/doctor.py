@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
         if found and not arguments.json:
             text = ", ".join(f"{name} {value}" for name, value in found.items())
             print(f"{topic:>10}: {text}", flush=True)
-    report |= {"hints": _hints(report), "problems": _problems(report)}
+    is_whole = "torch" in report
+    report |= {"hints": _hints(report) if is_whole else [], "problems": _problems(report)}
     if arguments.json:
         print(json.dumps(report))
         return 1 if report["problems"] else 0
@@ -70,12 +71,14 @@ def examine(seconds: float) -> Iterator[tuple[str, dict[str, Any]]]:
         seconds: How long to measure speed.
 
     Yields:
-        A topic, and what was found.
+        A topic, and what was found; versions alone if a package is missing.
     """
-    from valor.media.codecs import try_codecs
-
     versions = {package: _version(package) or "missing" for package in _PACKAGES}
     yield "versions", {"python": platform.python_version(), **versions}
+    if "missing" in versions.values():
+        return  # All else would fail by what is missing.
+    from valor.media.codecs import try_codecs
+
     yield "torch", _torch()
     yield "devices", _devices()
     yield "room", _room()
@@ -92,7 +95,7 @@ def _version(package: str) -> str | None:
 
 
 def _extras() -> dict[str, str]:
-    """Whether each extra can be used, or what it lacks and the command that adds it."""
+    """Whether the packages of each extra are there, or the command that adds what it lacks."""
     packages: dict[str, list[str]] = defaultdict(list)
     for required in (requires("valor-omni") or ()) if _version("valor-omni") else ():
         found = _EXTRA.match(required)
@@ -213,7 +216,7 @@ def _problems(report: dict[str, Any]) -> list[str]:
     ]
     bad = [
         f"{codec} ({said.removeprefix('no: ')})"
-        for codec, said in report["codecs"].items()
+        for codec, said in report.get("codecs", {}).items()
         if said.startswith("no: ")
     ]
     if bad:

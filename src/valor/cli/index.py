@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from valor.cli.arguments import Json, parse
+from valor.cli.arguments import Json, TrustCode, parse
 from valor.cli.problems import say
 from valor.cli.progress import StageProgress
 from valor.errors import MediaError, UsageError
@@ -38,6 +38,7 @@ class Arguments:
     """Files, or folders to be searched for media."""
     model: str | None = None
     """Model folder, hub id or VISION+AUDIO; needed for a new library."""
+    trust_code: TrustCode = False
     describer: str | None = None
     """Model folder or endpoint URL#MODEL that captions every new segment."""
     transcribe: str | None = None
@@ -65,11 +66,12 @@ class Plan:
     """Say what indexing a folder will cost, after a minute of measuring; nothing is written."""
 
     library: tyro.conf.Positional[Path | None] = None
-    """Library folder; if it is there, its model is used."""
+    """Library folder; if it is there, its model is used. What it holds already counts too."""
     plan: Path
     """Folder with media."""
     model: str | None = None
-    """Model folder, hub id or VISION+AUDIO; needed without a library."""
+    """Model folder, hub id or VISION+AUDIO; needed unless the library is there."""
+    trust_code: TrustCode = False
     describer: str | None = None
     """Model folder or endpoint URL#MODEL that would caption every segment."""
     seconds: float = 60.0
@@ -90,7 +92,12 @@ def main(argv: Sequence[str]) -> int:
     metadata, helpers = _metadata(arguments.metadata), _helpers(arguments)
     if arguments.ray and helpers:
         raise UsageError("--ray embeds only; leave out --describer, --transcribe, --read-text")
-    library = Library(arguments.library, model=arguments.model, rebuild=arguments.rebuild)
+    library = Library(
+        arguments.library,
+        model=arguments.model,
+        rebuild=arguments.rebuild,
+        trust_code=arguments.trust_code,
+    )
     how = {"metadata": metadata, "keyframes_only": arguments.frames == "keyframes"}
     add = functools.partial(library.add, **how, **helpers)
     if arguments.ray:
@@ -110,7 +117,7 @@ def _check_media(arguments: Arguments) -> None:
     gone = [path for path in arguments.media if not path.exists()]
     if len(gone) == len(arguments.media):
         raise MediaError(str(gone[0]), "missing", "no such file or folder; correct the path")
-    if not (arguments.watch or find_files(arguments.media)):
+    if not (arguments.watch or arguments.library.is_dir() or find_files(arguments.media)):
         empty = ", ".join(map(str, arguments.media))
         raise MediaError(empty, "empty", "no media below it; name files, or a folder that has some")
 
@@ -186,12 +193,13 @@ def _plan(arguments: Plan) -> int:
     from valor.search.planning import estimate
 
     describer = need_describer(load(arguments.describer)) if arguments.describer else None
-    if arguments.model:
-        embedder = need_embedder(load(arguments.model))
-    elif arguments.library:
+    if arguments.library and arguments.library.is_dir():
         from valor.search.library import Library
 
-        embedder = Library(arguments.library, create=False).embedder
+        given = {"model": arguments.model, "trust_code": arguments.trust_code}
+        embedder = Library(arguments.library, create=False, **given).embedder
+    elif arguments.model:
+        embedder = need_embedder(load(arguments.model, trust_code=arguments.trust_code))
     else:
         raise UsageError("--plan needs a model; give one with --model, or a library that has one")
     cost = estimate([str(arguments.plan)], embedder, describer, seconds=arguments.seconds)

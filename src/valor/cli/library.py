@@ -5,11 +5,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from valor.cli.arguments import Json, parse_kind
+from valor.cli.arguments import Json, TrustCode, parse_kind
 from valor.cli.progress import StageProgress
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Refresh:
     """Library folder."""
     model: str | None = None
     """The model, if it is not where the library remembers it."""
+    trust_code: TrustCode = False
     json: Json = False
     """What was done, as a JSON object on stdout."""
 
@@ -82,8 +83,10 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse_kind(KINDS, argv, verb="library")
     from valor.search.library import Library
 
-    model = arguments.model if isinstance(arguments, Refresh) else None
-    library = Library(arguments.library, model=model, create=False)
+    own: dict[str, Any] = {}
+    if isinstance(arguments, Refresh):
+        own = {"model": arguments.model, "trust_code": arguments.trust_code}
+    library = Library(arguments.library, create=False, **own)
     if isinstance(arguments, Bad):
         _list_bad(library, as_json=arguments.json)
         return 0

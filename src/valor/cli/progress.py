@@ -51,7 +51,6 @@ class StageProgress:
         self._tasks: dict[str, TaskID] = {}
         self._starts: dict[str, tuple[float, int]] = {}
         self._tenths: dict[str, int] = {}
-        self._last_end = time.perf_counter()
         self._progress = _Bars(
             TextColumn("{task.description:>10}"),
             BarColumn(),
@@ -80,15 +79,15 @@ class StageProgress:
         task = self._tasks.get(stage)
         if task is None:
             task = self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
-            # A run that goes on begins with a later step.
-            self._starts[stage] = (self._last_end, max(0, done - 1))
+            self._starts[stage] = (time.perf_counter(), done)
         self._progress.update(task, completed=done, total=total, note=note)
-        if done == total:
-            self._last_end = time.perf_counter()
         tenth = 10 * done // total
         if not self._live and tenth > self._tenths.get(stage, 0):
             self._tenths[stage] = tenth
+            told = [f"{stage}: {done} of {total}", *filter(None, [note])]
             start_s, before = self._starts[stage]
-            speed = (done - before) / max(time.perf_counter() - start_s, 1e-3)
-            rate = f"{note or f'{speed:.1f}/s'}, {(total - done) / speed:.0f} s left"
-            print(f"{stage}: {done} of {total}, {rate}", file=sys.stderr, flush=True)
+            if done > before:  # A stage may begin with many done at once: those of an earlier run.
+                speed = (done - before) / max(time.perf_counter() - start_s, 1e-3)
+                told += [] if note else [f"{speed:.1f}/s"]
+                told += [f"{(total - done) / speed:.0f} s left"]
+            print(", ".join(told), file=sys.stderr, flush=True)

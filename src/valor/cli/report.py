@@ -8,7 +8,6 @@ from pathlib import Path
 import tyro
 
 from valor.cli.arguments import Json, parse
-from valor.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +17,8 @@ class Arguments:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, as `valor train` writes them."""
     out: Path | None = None
-    """The page; by default `report.html` in the run folder, of several `runs.html` in the first
-    one."""
+    """The page; by default `report.html` in the run folder (`run.html` if an evaluation's stands
+    there), of several runs `runs.html` in the first one."""
     json: Json = False
     """A JSON object on stdout at the end."""
 
@@ -30,8 +29,6 @@ def main(argv: Sequence[str]) -> int:
     from valor.evaluation.comparison import write_run_comparison
     from valor.training.monitor import read_run, write_run_page
 
-    if not arguments.runs:
-        raise UsageError("valor report: give one run folder or several")
     first, *others = arguments.runs
     if others:
         out = arguments.out or first / "runs.html"

@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from valor.cli.arguments import Json, parse
+from valor.cli.arguments import Json, TrustCode, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class Arguments:
     """Most results to show."""
     model: str | None = None
     """The model, if it is not where the library remembers it."""
+    trust_code: TrustCode = False
     json: Json = False
     """A JSON list on stdout."""
 
@@ -41,7 +42,9 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, verb="search")
     from valor.search.library import Library
 
-    library = Library(arguments.library, model=arguments.model, create=False)
+    library = Library(
+        arguments.library, model=arguments.model, create=False, trust_code=arguments.trust_code
+    )
     hits = library.search(
         arguments.query,
         by=arguments.by,

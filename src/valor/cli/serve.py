@@ -1,6 +1,5 @@
 """`valor serve`: the page and the HTTP interface over a library."""
 
-import os
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from valor.cli.arguments import parse
+from valor.cli.arguments import TrustCode, access_token, parse
 from valor.errors import DependencyError
 
 
@@ -20,6 +19,7 @@ class Arguments:
     """Library folder, from `valor index`."""
     model: str | None = None
     """The model, if it is not where the library remembers it."""
+    trust_code: TrustCode = False
     describer: str | None = None
     """Model folder or endpoint URL#MODEL that captions and answers, if the model does not."""
     host: str = "127.0.0.1"
@@ -34,7 +34,7 @@ class Arguments:
     root: tuple[Path, ...] = ()
     """Folders that may be indexed and shown; by default those of the library's files."""
     open: bool = True
-    """Open the page in a browser."""
+    """Open the page in a browser; not with VALOR_TOKEN, which the browser's command would show."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,14 +47,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         from valor.server.app import create_app
         from valor.server.guard import GuardConfig
-        from valor.server.serving import make_server
+        from valor.server.serving import make_server, page_address
     except ImportError as error:
         raise DependencyError(
             f'serving needs the package {error.name}; run `pip install "valor-omni[serve]"`'
         ) from None
-    token = arguments.token or os.environ.get("VALOR_TOKEN")
+    token = access_token(arguments.token)
     guard = GuardConfig(host=arguments.host, token=token, names=arguments.name)
-    library = Library(arguments.library, model=arguments.model, create=False)
+    library = Library(
+        arguments.library, model=arguments.model, create=False, trust_code=arguments.trust_code
+    )
     model = library.embedder
     describer = load(arguments.describer) if arguments.describer else model
     app = create_app(
@@ -66,11 +68,10 @@ def main(argv: Sequence[str]) -> int:
     )
 
     def ready(port: int) -> None:
-        address = f"http://{arguments.host}:{port}/"
-        shown = f"?token={arguments.token}" if arguments.token else ""
-        print(f"{library.path.name}: {len(library)} segments at {address}{shown}", flush=True)
-        if arguments.open:
-            webbrowser.open(f"{address}?token={token}" if token else address)
+        address = page_address(arguments.host, port, arguments.token)
+        print(f"{library.path.name}: {len(library)} segments at {address}", flush=True)
+        if arguments.open and token == arguments.token:  # Others see the words of a command.
+            webbrowser.open(address)
 
     make_server(app, port=arguments.port, ready=ready).run()
     return 0

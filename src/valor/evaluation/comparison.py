@@ -11,7 +11,7 @@ from valor.config import by_path
 from valor.evaluation.charts import TERMS, families, family_chart, percent, run_chart
 from valor.evaluation.pages import Table, plain_text, section, table_section, write_page
 
-_NO_CURVES = ("step", "elapsed_s", "skipped")
+_NO_CURVES = ("step", "elapsed_s", "skipped", "empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,8 @@ def _course(run: TrainedRun) -> str:
     told += f" in {minutes:.1f} minutes"
     if best := _best_look(run):
         told += f"; best look at held-out records {best} steps"
-    for name, words in (("skipped", "skipped"), ("left_out", "samples left out")):
+    counts = {"skipped": "skipped", "empty": "without a loss", "left_out": "samples left out"}
+    for name, words in counts.items():
         if count := _count(run, name):
             told += f"; {count} {words}"
     return f"{told}."

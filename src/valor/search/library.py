@@ -62,6 +62,7 @@ class Library:
             needed.
         create: Make the library if it is not there.
         rebuild: Throw away what the library holds and start again, with this model.
+        trust_code: Whether a model folder may name code outside this package, to be imported.
 
     Raises:
         LibraryError: If there is no such library and `create` is False, if it is damaged, or if it
@@ -76,8 +77,10 @@ class Library:
         model: Embedder | str | Path | None = None,
         create: bool = True,
         rebuild: bool = False,
+        trust_code: bool = False,
     ) -> None:
         self.path = Path(path).absolute()
+        self._trust_code = trust_code
         self._embedder: Embedder | None = None
         exists = (self.path / _INFO_FILE).exists()
         if not exists and not create:
@@ -414,7 +417,10 @@ class Library:
         from valor.inference import load
 
         source = self._model
-        embedder = load(str(source)) if isinstance(source, str | Path) else source
+        if isinstance(source, str | Path):
+            embedder = load(source, trust_code=self._trust_code)
+        else:
+            embedder = source
         if not isinstance(embedder, Embedder):
             raise LibraryError(
                 f"{self.path}: {source} does not embed; use a model folder or a public "

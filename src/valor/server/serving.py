@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 from fastapi import FastAPI
@@ -62,6 +63,13 @@ def make_server(app: FastAPI, *, port: int, ready: Callable[[int], object]) -> u
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
     return _Server(config, _listen(host, port), ready)
+
+
+def page_address(host: str, port: int, token: str | None) -> str:
+    """Where a browser finds the page; a token comes along once, and is then kept in a cookie."""
+    name = f"[{host}]" if ":" in host else host
+    query = "" if token is None else f"?token={quote(token)}"
+    return f"http://{name}:{port}/{query}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
