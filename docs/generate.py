@@ -356,7 +356,8 @@ def ingest_figures() -> str:
         lines += [f"| {minutes} minutes | {rate:.1f} | {memory:.2f} |"]
     lines += [
         f"\nThe shortest is indexed at {values['ingest_over_bare_decoding']:.2f} of the rate at",
-        f"which one thread decodes its pictures and drops them. {noted(values)}\n",
+        "which one thread decodes its pictures and drops them; `--plan` promised",
+        f"{values['planned_times_real_time']:.1f} times real time. {noted(values)}\n",
     ]
     return "\n".join(lines)
 
