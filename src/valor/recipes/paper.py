@@ -106,8 +106,8 @@ def valor_large() -> TrainConfig:
     frames of VALOR-1M and 1 of the others. `--data` takes them by the names `valor`, `webvid`,
     `cc3m`, `cc12m`, `coco`, `vg` and `hdvila`; the weights are thousands of steps. Here batches are
     of 1024 and samples of 2 frames throughout. As in the released configuration, all but VALOR-1M
-    have MLM beside MGA and MGC. What else differs is as for `valor_base`. CLIP has the released
-    configuration's own rate.
+    have MLM beside MGA and MGC, and CLIP is the one of 336 px at 224 px, with a rate of its own.
+    What else differs is as for `valor_base`.
 
     Cost: half a billion samples of some 2 TFLOP: a cluster's. Expected (paper, not measured here):
     VALOR-32K R@1 73.2, MSR-VTT R@1 54.4, CIDEr of VALOR-32K 61.5, MSRVTT-QA 49.2.
@@ -116,7 +116,8 @@ def valor_large() -> TrainConfig:
     of_seen = replace(_OF_SEEN, masked_language=MaskedLanguageConfig(groups=_SEEN))
     return TrainConfig(
         model=TowersConfig(
-            vision="openai/clip-vit-large-patch14",
+            vision="openai/clip-vit-large-patch14-336",
+            frames_px=224,
             audio=_AST,
             text=_BERT,
             model=ValorConfig(text=BertConfig(max_length=128)),
