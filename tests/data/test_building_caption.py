@@ -1,7 +1,7 @@
 """Laws of captions without people: what is untrue is rejected, every record is accounted for."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.test_building_segment import Here
 from valor.data.building.captioning import (
     CaptionConfig,
     Captioned,
@@ -124,20 +125,6 @@ def changed(scene: Scene, about: str) -> Scene:
 
 def other(values: Sequence[str], value: str) -> str:
     return values[(values.index(value) + 1) % len(values)]
-
-
-class Here:
-    """Runs tasks in this process; dies after some of them, as a kill does."""
-
-    def __init__(self, dies_after: int | None = None) -> None:
-        self.left = dies_after
-
-    def run(self, stage: Callable, tasks: Iterable) -> Iterator[tuple]:
-        for task in tasks:
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.left = None if self.left is None else self.left - 1
-            yield task, stage(task)
 
 
 @dataclass(frozen=True)
