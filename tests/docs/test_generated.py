@@ -175,6 +175,16 @@ def test_every_result_says_what_was_measured_and_by_which_program():
         assert re.search(r"^\[\S+\.py\]\(\.\./\S+\.py\)\. ", by_name[name], re.MULTILINE)
 
 
+def test_the_limits_of_the_table_are_those_that_the_programs_state():
+    limits = re.findall(r"^(\w+) .*: ([\d.]+)", GENERATOR.LIMITS, flags=re.MULTILINE)
+    assert len(limits) > 10
+    programs = GENERATOR.measuring()
+    for name, limit in limits:
+        told = ast.get_docstring(ast.parse(programs[name].read_text(encoding="utf-8"))) or ""
+        stated = " ".join(re.split("limit|goal", told, flags=re.IGNORECASE)[1:])
+        assert re.search(rf"(?<![\d.]){re.escape(limit)}(?!\.?\d)", stated), (name, limit)
+
+
 def test_what_has_no_result_is_named_as_not_measured():
     programs = {path.name for path in (ROOT / "benchmarks").glob("bench_*.py")}
     assert {name for name in programs if name not in PAGES["docs/results.md"]} == set()
