@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_updates_of_low_rank_cost_no_gradients_of_what_they_are_added_to():
 
 def test_a_language_model_scores_the_words_of_texts_alone():
     """Neither media nor the prompt, which are most of what it reads."""
-    run = small_run()
+    run: Any = small_run()
     model = replace(tiny_bridge().config, vision=run.model.vision, audio=run.model.audio)
     learned = ObjectivesConfig(alignment=None, answering=AnsweringConfig())
     config = replace(run, objectives=learned)

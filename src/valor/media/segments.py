@@ -318,7 +318,9 @@ def _sound(
     return sound
 
 
-def sound_in(waveform: np.ndarray | None, plan: DecodePlan) -> np.ndarray | None:
+def sound_in(
+    waveform: Float[np.ndarray, " samples"] | None, plan: DecodePlan
+) -> Float[np.ndarray, " samples"] | None:
     """The waveform, or None if it is too short for any front end to hear something in it."""
     if waveform is None or len(waveform) < _SHORTEST_SOUND_S * plan.sample_rate_hz:
         return None
