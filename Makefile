@@ -42,13 +42,13 @@ test-highest: .venv-highest ## Run them with the highest; PYTHON=python3.13 take
 	OMP_NUM_THREADS=1 $@/bin/python -m pytest -n 2 --dist loadscope -m "not slow" tests
 
 test-extras: ## Install each extra alone, and let `valor doctor` look for all of its packages
-	@for extra in search serve ray plots track eval fast sentence; do \
-		$(PYTHON) -m venv --clear .venv-extra; .venv-extra/bin/python -m pip install -qq uv; \
-		.venv-extra/bin/uv pip install -q --python .venv-extra/bin/python ".[$$extra]"; \
+	@failed=; for extra in search serve ray plots track eval fast sentence; do \
+		$(PYTHON) -m venv --clear .venv-extra && .venv-extra/bin/python -m pip install -qq uv && \
+		.venv-extra/bin/uv pip install -q --python .venv-extra/bin/python ".[$$extra]" && \
 		.venv-extra/bin/valor doctor --json | .venv-extra/bin/python -c "import json, sys; \
 			found = json.load(sys.stdin)['extras']['$$extra']; \
-			print('$$extra', found); sys.exit(found != 'yes')"; \
-	done
+			print('$$extra', found); sys.exit(found != 'yes')" || failed+=" $$extra"; \
+	done; if [ "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 check: .venv/.installed ## Lint, formatting, types, import layers, docstrings, dependencies, sizes
 	$(BIN)/ruff check .

@@ -1,9 +1,9 @@
 """Caption writing at base size: encode and decode times against the matrix-product rate.
 
 ViT-B/16 at 224 px, 4 frames, 1 audio window, 12-layer decoder, beam 3, batch 2, 2 CPU threads,
-float32, 30 tokens forced. The limit is the time that the 326 GFLOP of encoding take at the float32
-matrix rate measured in the same run. `decode_s` contains the cross-attention keys and values. Times
-and rate are the best of several.
+float32, 30 tokens forced. The limit of encoding, 1, is the time that its 326 GFLOP take at the
+float32 matrix rate measured in the same run. `decode_s` contains the cross-attention keys and
+values. Times and rate are the best of several.
 
 Beside it stands the cached beam search of a transformers encoder-decoder of equal size (BART with
 a 12-layer decoder of 768 dimensions over as many encoder states), and decode time by length.

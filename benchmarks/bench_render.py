@@ -1,6 +1,6 @@
 """The rendered world: videos per second with 1 and 2 workers, against encoding alone.
 
-The limit is what H.264 and AAC encoding take without any drawing and sounding.
+The limit, a share of 1, is what H.264 and AAC encoding take without any drawing and sounding.
 """
 
 import argparse

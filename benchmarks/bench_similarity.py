@@ -1,9 +1,9 @@
 """The fine-grained similarity: rate against a matrix product, and memory of the contrastive loss.
 
 Every text (32 words) is compared with every item (12 tokens) at 512 dimensions; the limit is the
-time of the products alone, at the rate of a matrix product measured in the same run. Memory: the
-contrastive loss of one group at batch 4096, 32 words and 9 media tokens, with inputs and gradients,
-above what the process had after its imports; all products at once would be 18 GiB.
+time of the products alone, a share of 1 of the rate of a matrix product measured in the same run.
+Memory: the contrastive loss of one group at batch 4096, 32 words and 9 media tokens, with inputs
+and gradients, above what the process had after its imports; all products at once would be 18 GiB.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 The server runs as its own process over a library of rendered videos, with the model of a recipe
 after a few steps: how well it answers does not matter here. Clients keep their connections and send
 searches by text (two thirds, every one another text), texts to embed, ranges of files and posters.
-Limits: no status of 5xx, and resident memory grows by at most 10 % between the first quarter (with
-`--quick`, half), by which everything is loaded, and the end.
+Limits: no status of 5xx, and resident memory grows by at most 0.1 of it between the first quarter
+(with `--quick`, half), by which everything is loaded, and the end.
 """
 
 import argparse

@@ -15,7 +15,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +31,7 @@ from valor.evaluation.provenance import provenance
 from valor.models.fusion import join, similarity
 from valor.models.generation import GenerationConfig, generate
 from valor.objectives.alignment import contrastive_loss
-from valor.types import AUDIOVISUAL, Batch, Embeddings, Modality, SpecialIds, TextBatch
+from valor.types import AUDIOVISUAL, Batch, Modality, SpecialIds, TextBatch
 
 GROUPS = {"tv": Modality.VISION, "ta": Modality.AUDIO, "tva": AUDIOVISUAL}
 SINGLE = {"v": Modality.VISION, "a": Modality.AUDIO}
@@ -81,13 +80,6 @@ class Parity:
         return ours[there], wanted[there]
 
     def scores(self, group: str, padded_words: Literal["zero", "excluded"]) -> Tensor:
-        config = self.model.config
-        if config.late_fusion and config.contrast == "fine" and GROUPS[group] == AUDIOVISUAL:
-            parts = [
-                similarity(alike(self.words), alike(part), padded_words=padded_words)
-                for part in self.media.values()
-            ]
-            return torch.stack(parts).sum(dim=0)
         return similarity(self.words, join(self.media, GROUPS[group]), padded_words=padded_words)
 
     def contrastive(self, group: str) -> Tensor:
@@ -190,11 +182,6 @@ class MemoryParity:
         if name not in self.found:
             return False, "unknown result"
         return compare_numbers(self.found[name], self.io[name], tolerance)
-
-
-def alike(embeddings: Embeddings) -> Embeddings:
-    """All tokens matter alike: upstream's `late_fusion` of fine-grained scores (paper, table 7)."""
-    return replace(embeddings, weight_logits=torch.zeros_like(embeddings.weight_logits))
 
 
 def compare_numbers(ours: Tensor, wanted: Tensor, tolerance: float) -> tuple[bool, str]:

@@ -115,8 +115,6 @@ class Message(NamedTuple):
     file: str
     text: str
     remedy: str
-    reason: str = ""
-    """Of a `MediaError`, if it is always the same."""
 
 
 def messages() -> Iterator[Message]:
@@ -134,29 +132,28 @@ def messages() -> Iterator[Message]:
             if isinstance(node, ast.FunctionDef):
                 names.clear()
             elif isinstance(node, ast.Call):
-                error, told, reason = _told(node, names, is_check=node in checks)
+                error, told = _told(node, names, is_check=node in checks)
                 text, _, remedy = told.partition("; ")
                 if re.search(r"\w", re.sub(r"\{\w+\}", "", text)):
-                    yield Message(error, path.as_posix(), text, remedy, reason)
+                    yield Message(error, path.as_posix(), text, remedy)
             elif isinstance(target := node.targets[0], ast.Name):
                 text = pattern(node.value, names)
                 names[target.id] = f"{{{target.id}}}" if text == "..." else text
 
 
-def _told(call: ast.Call, names: Mapping[str, str], *, is_check: bool) -> tuple[str, str, str]:
-    """The error that a call makes, its message or nothing, and its reason."""
+def _told(call: ast.Call, names: Mapping[str, str], *, is_check: bool) -> tuple[str, str]:
+    """The error that a call makes, and its message or nothing."""
     args = [pattern(arg, names) for arg in call.args]
     match ast.unparse(call.func).rpartition(".")[2]:
         case "MediaError" if len(args) == 3:
-            reason = args[1] if isinstance(call.args[1], ast.Constant) else ""
-            return "MediaError", "{path}: " + args[2], reason
+            return "MediaError", "{path}: " + args[2]
         case "problem" if len(args) == 2:  # Of a field in a line of a manifest.
-            return "ManifestError", f"{{where}}: {args[0]}: {args[1]}", ""
+            return "ManifestError", f"{{where}}: {args[0]}: {args[1]}"
         case "ValueError" if is_check and args:  # Of a configuration, which the reader turns.
-            return "ConfigError", "{where}: " + args[0], ""
+            return "ConfigError", "{where}: " + args[0]
         case name if name in ERRORS and args:
-            return name, args[0], ""
-    return "", "", ""
+            return name, args[0]
+    return "", ""
 
 
 def pattern(node: ast.expr, names: Mapping[str, str]) -> str:

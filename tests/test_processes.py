@@ -1,15 +1,13 @@
 """What two processes tell each other, and that one alone waits for nobody."""
 
 import json
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed
 
+from tests.ranks import run_two_ranks
 from valor.processes import (
     device,
     first_rank_first,
@@ -23,11 +21,8 @@ from valor.processes import (
 )
 
 
-def as_rank(number: int, port: int, out: Path) -> None:
-    os.environ |= {
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        **{"RANK": str(number), "WORLD_SIZE": "2"},
-    }
+def as_rank(folder: str) -> None:
+    out = Path(folder)
     with joined() as is_first:
         with first_rank_first():
             seen = (out / "written").exists()
@@ -42,27 +37,31 @@ def as_rank(number: int, port: int, out: Path) -> None:
             "gather": gather({"rank": rank()}),
             "summed": summed([1.0, rank()]),
         }
+        own = out / f"{rank()}.json"
     found["left"] = not distributed.is_initialized()
-    (out / f"{number}.json").write_text(json.dumps(found))
+    own.write_text(json.dumps(found))
 
 
 def test_two_processes_know_their_places_and_each_other(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=as_rank, args=(n, port, tmp_path)) for n in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        assert process.exitcode == 0
+    run_two_ranks(as_rank, tmp_path)
     found = [json.loads((tmp_path / f"{n}.json").read_text()) for n in range(2)]
     common = {"gather": [{"rank": 0}, {"rank": 1}], "summed": [2.0, 1.0], "left": True}
     assert found == [
         {"is_first": [True] * 2, "seen": False, "place": [0, 2], "share": list("ace"), **common},
         {"is_first": [False] * 2, "seen": True, "place": [1, 2], "share": list("bd"), **common},
     ]
+
+
+def fail_as_second() -> None:
+    with joined() as is_first:
+        if not is_first:
+            raise ValueError("the second rank fails")
+        wait_for_all()
+
+
+def test_a_rank_that_fails_ends_the_test_at_once_and_is_told():
+    with pytest.raises(AssertionError, match="the second rank fails"):
+        run_two_ranks(fail_as_second)
 
 
 def test_one_process_alone_has_everything():

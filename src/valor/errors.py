@@ -42,6 +42,9 @@ class MediaError(ValorError):
         path: The file.
         reason: A short stable word that reports count by, one of `REASONS`.
         detail: What exactly is wrong, and what to do about it.
+
+    Raises:
+        ValueError: If the reason is none of these.
     """
 
     next_step = "leave the file out, or encode it anew as H.264 and AAC"
@@ -66,6 +69,8 @@ class MediaError(ValorError):
     """Every reason, and what it means."""
 
     def __init__(self, path: str, reason: str, detail: str) -> None:
+        if reason not in self.REASONS:
+            raise ValueError(f"reason={reason!r}, wanted one of {', '.join(self.REASONS)}")
         super().__init__(f"{path}: {detail}")
         self.path = path
         self.reason = reason

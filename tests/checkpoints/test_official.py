@@ -274,6 +274,7 @@ def changed(**options):
         (changed(share_txt_and_multimodal=False), r"left over \['txt_encoder.*cross_attn"),
         (changed(txt_encoder_type="clip_vit_base_16"), "left over"),
         (changed(audio_target_length=512), r"audio\.position \[17, 32\] instead of \[129, 32\]"),
+        (changed(late_fusion=True), "late_fusion=True adds coarse scores alone"),
         (changed(caption_type="mlm"), "caption_type='mlm', wanted one of unimlm, lm"),
     ],
 )

@@ -17,7 +17,7 @@ from valor.data.reading import (
     view_windows,
     window_s,
 )
-from valor.data.sharding import ShardConfig, shard
+from valor.data.sharding import ShardConfig, encode_audio, shard
 from valor.data.shards import Shards, encode_jpeg
 from valor.errors import MediaError
 from valor.media.segments import DecodePlan, frame_times
@@ -95,6 +95,26 @@ def test_images_and_sound_alone_are_read_from_files_and_shards_alike(world, tmp_
         with pytest.raises(MediaError) as problem:
             sources[0].load(1, PROCESSOR, draw)
         assert problem.value.reason == "outside"
+
+
+@pytest.mark.parametrize("draw", [None, Draw(seed=0, step=0)])
+def test_sound_too_short_for_one_window_of_analysis_is_absent_however_it_is_read(
+    world, tmp_path, draw
+):
+    first = read_manifest(world)[0]
+    records = [
+        Record(id=f"{end_s}", media=first.media, start_s=1.0, end_s=end_s)
+        for end_s in (1.010, 1.030)
+    ]
+    shard(records, tmp_path / "shards", ShardConfig(content="original"), LocalExecutor(1))
+    for source in (FileSource(records), ShardSource(Shards(tmp_path / "shards"))):
+        samples = [source.load(row, PROCESSOR, draw)[1] for row in range(2)]
+        assert all(sample.pixels is not None for sample in samples)
+        assert [sample.spectrograms is None for sample in samples] == [True, False]
+    path = tmp_path / "shards" / "short.flac"
+    path.write_bytes(encode_audio(np.full(160, 0.5, np.float32), 16_000, "flac"))
+    with pytest.raises(MediaError, match="neither picture nor sound"):
+        FileSource([Record(id="sound", media=str(path))]).load(0, PROCESSOR, draw)
 
 
 def test_originals_in_shards_are_the_files(world: Path, tmp_path):

@@ -135,28 +135,28 @@ def deadly(path: str) -> MediaError:
     """Stands for a decoder that some files kill."""
     if path == "deadly":
         os._exit(1)
-    return MediaError(path, "seen", "")
+    return MediaError(path, "empty", "")
 
 
 def test_a_file_that_kills_its_process_is_one_result():
     paths = ["deadly", *"abcdef"]
     results = dict(examine_files(paths, deadly, workers=1))
     reasons = {path: getattr(result, "reason", None) for path, result in results.items()}
-    assert reasons == {path: "seen" for path in paths} | {"deadly": "crashed"}
+    assert reasons == {path: "empty" for path in paths} | {"deadly": "crashed"}
 
 
 def endless(path: str) -> MediaError:
     """Stands for a decoder that never comes back from a packet."""
     if path == "endless":
         threading.Event().wait()
-    return MediaError(path, "seen", "")
+    return MediaError(path, "empty", "")
 
 
 def test_a_file_that_holds_its_process_is_one_result():
     paths = ["endless", *"abcdef"]
     results = dict(examine_files(paths, endless, workers=2, time_limit_s=0.5))
     reasons = {path: getattr(result, "reason", None) for path, result in results.items()}
-    assert reasons == {path: "seen" for path in paths} | {"endless": "too_slow"}
+    assert reasons == {path: "empty" for path in paths} | {"endless": "too_slow"}
 
 
 def test_decoding_a_file_has_a_time_limit(world):

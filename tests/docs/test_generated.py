@@ -1,5 +1,6 @@
 """Pages that repeat what the code says are in step with it, and the errors say what to do."""
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -54,11 +55,22 @@ def test_what_follows_a_semicolon_is_a_remedy():
     assert {text for text in remedies if "; " in text} == set()
 
 
-def test_every_reason_is_explained():
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
-    found = {one.reason for one in GENERATOR.messages()} - {""}
-    assert found <= errors.MediaError.REASONS.keys()
-    assert {word for word in errors.MediaError.REASONS if code.count(f'"{word}"') < 2} == set()
+def test_the_reasons_that_are_given_are_those_that_are_explained():
+    places = {"MediaError": 1, "BadFile": 1, "_DeadError": 0}
+    given = {
+        reason.value
+        for _, tree in GENERATOR.trees()
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and (place := places.get(ast.unparse(call.func))) is not None
+        for reason in call.args[place : place + 1]
+        if isinstance(reason, ast.Constant)
+    }
+    assert given == errors.MediaError.REASONS.keys()
+
+
+def test_a_reason_that_is_not_explained_is_refused():
+    with pytest.raises(ValueError, match="reason='odd', wanted one of missing, unreadable"):
+        errors.MediaError("a.mp4", "odd", "is odd")
 
 
 def test_a_message_is_found_by_its_words():
@@ -161,6 +173,16 @@ def test_every_result_says_what_was_measured_and_by_which_program():
     for name in results:
         assert re.match(r"[\w-]+ .+", by_name[name].splitlines()[2])
         assert re.search(r"^\[\S+\.py\]\(\.\./\S+\.py\)\. ", by_name[name], re.MULTILINE)
+
+
+def test_the_limits_of_the_table_are_those_that_the_programs_state():
+    limits = re.findall(r"^(\w+) .*: ([\d.]+)", GENERATOR.LIMITS, flags=re.MULTILINE)
+    assert len(limits) > 10
+    programs = GENERATOR.measuring()
+    for name, limit in limits:
+        told = ast.get_docstring(ast.parse(programs[name].read_text(encoding="utf-8"))) or ""
+        stated = " ".join(re.split("limit|goal", told, flags=re.IGNORECASE)[1:])
+        assert re.search(rf"(?<![\d.]){re.escape(limit)}(?!\.?\d)", stated), (name, limit)
 
 
 def test_what_has_no_result_is_named_as_not_measured():

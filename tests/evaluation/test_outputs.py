@@ -1,10 +1,7 @@
 """Figures do not depend on how records were shared out."""
 
 import json
-import multiprocessing
-import os
 import random
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 
 from tests.evaluation.test_run import Oracle
+from tests.ranks import run_two_ranks
 from valor.data.manifest import read_manifest
 from valor.evaluation.outputs import collect, merge
 from valor.evaluation.run import evaluate
@@ -47,14 +45,10 @@ def measured_from_pixels(folder: Path, world: Path, out: Path | None = None) -> 
     return found
 
 
-def as_rank(rank: int, port: int, folder: Path, world: Path, out: Path) -> None:
-    os.environ |= {
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        **{"RANK": str(rank), "WORLD_SIZE": "2"},
-    }
+def as_rank(folder: str, world: str, out: str) -> None:
     with joined():  # once: a second start could meet what is left of the first one's store
-        measured(world, out / "two.json")
-        measured_from_pixels(folder, world, out / "two.pt")
+        measured(Path(world), Path(out, "two.json"))
+        measured_from_pixels(Path(folder), Path(world), Path(out, "two.pt"))
 
 
 def numbers(report: Any, name: str = "") -> dict[str, float]:
@@ -86,19 +80,7 @@ def test_merging_in_any_order_counts_every_record_once(world):
 def two_ranks(model_folder, world, tmp_path_factory) -> Path:
     """What two processes have written."""
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [
-        context.Process(target=as_rank, args=(rank, port, model_folder, world, out))
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        assert process.exitcode == 0
+    run_two_ranks(as_rank, model_folder, world, out)
     return out
 
 

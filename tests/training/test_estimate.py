@@ -1,24 +1,28 @@
 """Laws of estimates: what is counted is what is computed."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.tiny import small_run
+from tests.tiny import small_run, tiny_bridge
 from valor.cli.main import main
 from valor.config import evolve
 from valor.data.collate import collate_training
 from valor.data.manifest import read_manifest
 from valor.data.samples import load_sample
+from valor.objectives.answering import AnsweringConfig
 from valor.objectives.base import total
+from valor.objectives.captioning import CaptioningConfig
 from valor.recipes import find_recipe
 from valor.training import estimate as estimating
 from valor.training.estimate import estimate
 from valor.training.run import TrainConfig
 from valor.training.start import begin
-from valor.training.step import loss_terms
+from valor.training.step import ObjectivesConfig, loss_terms
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +109,25 @@ def test_updates_of_low_rank_cost_no_gradients_of_what_they_are_added_to():
     whole, updates = (estimate(evolve(config, {"adapt.lora_rank": rank}), 12) for rank in (0, 4))
     assert updates.trained < 0.5 * whole.trained
     assert 0.6 * whole.step_flop < updates.step_flop < 0.8 * whole.step_flop
+
+
+def test_a_language_model_scores_the_words_of_texts_alone():
+    """Neither media nor the prompt, which are most of what it reads."""
+    run: Any = small_run()
+    model = replace(tiny_bridge().config, vision=run.model.vision, audio=run.model.audio)
+    learned = ObjectivesConfig(alignment=None, answering=AnsweringConfig())
+    config = replace(run, objectives=learned)
+    small, large = (
+        estimate(
+            replace(config, model=evolve(model, {"language_model.architecture.vocab_size": size})),
+            12,
+        ).step_flop
+        for size in (100, 300)
+    )
+    num_texts = len(CaptioningConfig().groups) + 2
+    num_words = config.batch_size * num_texts * config.processor.max_text_length
+    forward_and_back = 2  # It is frozen.
+    assert large - small == forward_and_back * num_words * 2 * model.language_model.dim * 200
 
 
 def test_frozen_weights_cost_no_gradient():

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.ranks import run_two_ranks
 from tests.tiny import SPECIAL, small_run, tiny_config
 from tests.training.two_ranks import (
     CASES,
     LEARNED,
     OBJECTIVES,
     joined_batch,
+    main,
     model_for,
     nothing_drawn,
     reward,
@@ -67,25 +68,7 @@ def two_ranks(world, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("ranks")
     with pytest.raises(StopError):
         run(config(), read_manifest(world, split="train"), out / "run", report=stop)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.two_ranks", str(out), str(world)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=600)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], errors
+    run_two_ranks(main, out, world)
     return out
 
 

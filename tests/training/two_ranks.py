@@ -1,6 +1,5 @@
 """What each of two processes does for `test_parallel.py`."""
 
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -192,7 +191,8 @@ def seen() -> Iterator[dict[int, list[str]]]:
         yield ids
 
 
-def main(out: Path, world: str) -> None:
+def main(folder: str, world: str) -> None:
+    out = Path(folder)
     torch.set_num_threads(1)
     with joined(), nothing_drawn():
         for name, case in CASES.items():
@@ -204,7 +204,3 @@ def main(out: Path, world: str) -> None:
         torch.save(ids, out / f"ids {rank()}.pt")
         for how in ("ddp", "fsdp"):
             run(sparse_run(how), sparse_records(world), out / f"sparse {how}")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])

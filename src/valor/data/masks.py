@@ -10,6 +10,7 @@ from jaxtyping import Int, UInt8
 class MaskedClip:
     """A video with the class of every pixel."""
 
+    id: str
     frames: UInt8[np.ndarray, "frames height width 3"]
     labels: UInt8[np.ndarray, "frames height width"]
 

@@ -21,7 +21,7 @@ from valor.data.storage import local_copy, temporary_file
 from valor.errors import MediaError
 from valor.media.audio import decode_waveform, is_silent
 from valor.media.probe import probe
-from valor.media.segments import DecodePlan, frame_times
+from valor.media.segments import DecodePlan, frame_times, sound_in
 from valor.media.video import decode_frames
 from valor.processing.augment import (
     AugmentConfig,
@@ -280,18 +280,19 @@ def _from_file(record: Record, processor: Processor, draw: Draw | None) -> Sampl
             waveforms = _heard(record.media, plan, windows)
         except MediaError as error:
             problem = problem or error
-    if problem is not None and frames is None and not waveforms:
-        raise problem
+    if frames is None and not waveforms:
+        detail = "neither picture nor sound can be decoded"
+        raise problem or MediaError(record.media, "undecodable", detail)
     return _prepared(record.id, frames, waveforms, processor, rng, draw)
 
 
 def _heard(path: str, plan: DecodePlan, windows: Sequence[Stretch]) -> list[np.ndarray]:
-    """The waveform of each window that is not after the end of the sound."""
-    heard = (
+    """The waveform of each window in which there is something to hear."""
+    waveforms = (
         decode_waveform(path, sample_rate_hz=plan.sample_rate_hz, start_s=begin_s, end_s=end_s)
         for begin_s, end_s in windows
     )
-    return [waveform for waveform in heard if waveform is not None and len(waveform)]
+    return [sound for waveform in waveforms if (sound := sound_in(waveform, plan)) is not None]
 
 
 def _prepared(

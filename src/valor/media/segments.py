@@ -261,7 +261,7 @@ def _in_order(
             other = opened.enter_context(open_container(path, with_pictures=False))
             heard = waveforms_in_order(other, parts, sample_rate_hz=plan.sample_rate_hz)
         for part, (frames, times), waveform in zip(parts, seen, heard, strict=False):
-            sound = _heard(waveform, plan)
+            sound = sound_in(waveform, plan)
             if frames is None and sound is None:
                 return
             yield _segment(path, plan, part, (frames, times), sound)
@@ -312,13 +312,15 @@ def _sound(
         if is_needed or not _is_undecodable(error):
             raise
         return None
-    heard = _heard(waveform, plan)
-    if heard is None and is_needed:
+    sound = sound_in(waveform, plan)
+    if sound is None and is_needed:
         raise MediaError(str(path), "undecodable", "neither picture nor sound can be decoded")
-    return heard
+    return sound
 
 
-def _heard(waveform: np.ndarray | None, plan: DecodePlan) -> np.ndarray | None:
+def sound_in(
+    waveform: Float[np.ndarray, " samples"] | None, plan: DecodePlan
+) -> Float[np.ndarray, " samples"] | None:
     """The waveform, or None if it is too short for any front end to hear something in it."""
     if waveform is None or len(waveform) < _SHORTEST_SOUND_S * plan.sample_rate_hz:
         return None

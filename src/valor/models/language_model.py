@@ -154,17 +154,17 @@ class LanguageDecoder(nn.Module):
         words = self._embed(texts.token_ids[:, 1:])
         valid = torch.cat([valid, texts.valid[:, 1:]], dim=1)
         num = texts.token_ids.shape[1]
-        known = {
-            "position_ids": (valid.cumsum(dim=1) - 1).clamp(min=0),
-            "logits_to_keep": num,
-            "use_cache": False,
-        }
+        known = self.known(
+            position_ids=(valid.cumsum(dim=1) - 1).clamp(min=0), logits_to_keep=num, use_cache=False
+        )
         output = self.tower(
-            inputs_embeds=torch.cat([x, words], dim=1),
-            attention_mask=valid.long(),
-            **{name: value for name, value in known.items() if name in self._inputs},
+            inputs_embeds=torch.cat([x, words], dim=1), attention_mask=valid.long(), **known
         )
         return output.logits[:, -num:]
+
+    def known(self, **inputs: Any) -> dict[str, Any]:
+        """Those of the inputs that this language model takes."""
+        return {name: value for name, value in inputs.items() if name in self._inputs}
 
     def word_logits(self, hidden: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
         """`read` gives logits already, since language models differ in how they make them."""

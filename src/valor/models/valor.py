@@ -70,7 +70,7 @@ class ValorConfig:
     contrast: Literal["fine", "coarse"] = "fine"
     """Compare every word with every frame and audio window, or one vector of each."""
     late_fusion: bool = False
-    """Add the scores of vision and audio instead of fusing what they are made from."""
+    """Add the coarse scores of vision and audio instead of fusing what they are made from."""
     language_modelling: Literal["masked", "causal"] = "masked"
     """A word is predicted at a [MASK] in its place, or at the word before it."""
     embed_dim: int = 512
@@ -97,6 +97,11 @@ class ValorConfig:
             raise ValueError(f"text.kind={self.text.kind!r} cannot be the decoder too; give one")
         if self.contrast == "coarse" and isinstance(self.text, TowerConfig):
             raise ValueError("contrast='coarse' needs text.kind bert or clip_text")
+        if self.late_fusion and self.contrast == "fine":
+            raise ValueError(
+                "late_fusion=True adds coarse scores alone, but contrast='fine'; use "
+                "contrast='coarse', or a model without late_fusion"
+            )
         if self.decoder and isinstance(self.text, BertConfig) and self.text.cross_attention_names:
             raise ValueError("text.cross_attention must be none beside a decoder of its own")
 

@@ -33,7 +33,7 @@ from valor.training.estimate import Estimate, estimate_of
 from valor.training.loop import Losses, StepLoss, Task, fit
 from valor.training.monitor import Report, silent, write_run_page
 from valor.training.optim import OptimConfig
-from valor.training.state import claim
+from valor.training.state import claim, tidied
 
 Frames = Float[Tensor, "batch frames 3 height width"]
 Arrange = Callable[[Frames], Frames]
@@ -100,17 +100,18 @@ class MaskTrainConfig:
             raise ConfigError("masks are rendered with their frames: give a manifest, no shards")
         if num_started() > 1:
             raise ConfigError("masks are learned by one process: start it without torchrun")
-        claim(out, self, records)
-        clips = world_clips(records, self.sequence, report=report)
-        model = new_model(self)
-        weights = fit(mask_task(self, model, clips), out, report=report)
-        card = (
-            f"---\nlibrary_name: valor\nlicense: mit\npipeline_tag: image-segmentation\n---\n"
-            f"# TMANet, run {fingerprint(self)}\n\nTrained for {self.num_steps} steps of "
-            f"{self.batch_size} on {len(clips)} rendered videos.\n"
-        )
-        save_mask_model(out / "model", self.model, self.sequence, weights, card=card)
-        write_run_page(out)
+        with tidied(out):
+            claim(out, self, records)
+            clips = world_clips(records, self.sequence, report=report)
+            model = new_model(self)
+            weights = fit(mask_task(self, model, clips), out, report=report)
+            card = (
+                f"---\nlibrary_name: valor\nlicense: mit\npipeline_tag: image-segmentation\n---\n"
+                f"# TMANet, run {fingerprint(self)}\n\nTrained for {self.num_steps} steps of "
+                f"{self.batch_size} on {len(clips)} rendered videos.\n"
+            )
+            save_mask_model(out / "model", self.model, self.sequence, weights, card=card)
+            write_run_page(out)
         return out / "model"
 
     def estimate(self, num_records: int) -> Estimate:
@@ -234,7 +235,7 @@ def mask_task(
             ]
             frames, labels = stack(moments, config.sequence)
             terms = segment(model(arrange(frames)), labels, config.objective)
-            yield StepLoss(terms=terms, ids=[str(row) for row in rows])
+            yield StepLoss(terms=terms, ids=[clips[row].id for row in rows])
 
     return Task(
         model=model,

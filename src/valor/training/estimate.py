@@ -351,23 +351,18 @@ def _prompted_flop(
 ) -> float:
     """Forward operations of a language model that reads media between words, for all texts."""
 
-    def read(num_words: int) -> float:
+    def read(num_asked: int) -> float:
         prompt = sum(len(part.words) for part in decoder.prompt) + num_media
-        x = torch.empty(
-            1,
-            prompt + num_words,
-            width,
-            device="meta",
-        )
+        x = torch.empty(1, prompt + num_asked + length, width, device="meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            decoder.tower(inputs_embeds=x)
+            decoder.tower(inputs_embeds=x, **decoder.known(logits_to_keep=length))
         return counter.get_total_flops()
 
     total = 0.0
     if objectives.captioning:
-        total += len(objectives.captioning.groups) * read(len(decoder.caption) + length)
+        total += len(objectives.captioning.groups) * read(len(decoder.caption))
     if objectives.answering:
-        total += 2 * read(2 * length)
+        total += 2 * read(length)
     return total
 
 

@@ -56,6 +56,7 @@ def masked_clip(scene: Scene, *, side_px: int = SIZE_PX) -> MaskedClip:
     labels = np.array(table, np.uint8)[picture.instances]
     blocks = picture.frames.reshape(-1, side_px, factor, side_px, factor, 3)
     return MaskedClip(
+        id=scene.id,
         frames=blocks.mean(axis=(2, 4)).round().astype(np.uint8),
         labels=labels[:, factor // 2 :: factor, factor // 2 :: factor],
     )
