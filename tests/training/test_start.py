@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.checkpoints.conftest import save_clap
+from tests.tiny import small_run
 from valor.checkpoints.card import folder_origin, tower_origins
 from valor.checkpoints.folder import load_configs, load_model, save_model, weights_of
 from valor.checkpoints.official_keys import video_swin
@@ -117,6 +118,14 @@ def test_a_text_encoder_whose_words_nothing_gives_is_refused(towers):
     config = TowersConfig(text=str(towers / "text"), model=evolve(start.model, {"decoder": None}))
     _, processor = begin(config, ProcessorConfig(max_text_length=20), [])
     assert processor.text_tokenizer is not None
+
+
+def test_a_fresh_bias_begins_where_the_run_says(world, tmp_path):
+    changes = {"model.align_bias": True, "num_steps": 1, "optim.learning_rate": 1e-9}
+    config = evolve(small_run(), {**changes, "objectives.alignment.loss": "sigmoid"})
+    folder = run(config, read_manifest(world, split="train"), tmp_path)
+    found = load_file(folder / "model.safetensors")["align_bias"].item()
+    assert found == pytest.approx(-10.0)
 
 
 def test_a_video_swin_is_read_as_its_authors_released_it(tmp_path):

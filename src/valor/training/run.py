@@ -276,7 +276,8 @@ def _add_bias(model: Any, config: TrainConfig) -> None:
     """Give a model the bias that pairs are told apart by, if the run learns one."""
     contrasts = [own.alignment for own in config.objectives_by_part if own.alignment]
     if found := [own for own in contrasts if own.loss == "sigmoid"]:
-        model.add_bias(found[0].sigmoid_bias)
+        is_fresh = not isinstance(config.model, FolderConfig)
+        model.add_bias(found[0].sigmoid_bias, is_fresh=is_fresh)
 
 
 def _reward(
