@@ -93,6 +93,34 @@ Ticket = tuple[int, int, int]
 """Source, row and step."""
 
 
+def read_row(
+    source: Source, row: int, processor: Processor, draw: Draw | None, *, name: str
+) -> Loaded:
+    """Read a record and its sample, or say why that is impossible.
+
+    Args:
+        source: Holds it.
+        row: Its index there.
+        processor: Prepares it.
+        draw: As of `Source.load`.
+        name: Of the record, where the reason is unforeseen.
+
+    Returns:
+        Both, or the error, whose reason is `failed` for whatever a decoder did not foresee.
+
+    Raises:
+        DependencyError: If a package is missing, which is no fault of the record's.
+    """
+    try:
+        return source.load(row, processor, draw)
+    except MediaError as error:
+        return error
+    except DependencyError:
+        raise
+    except Exception as error:  # Whatever a file does to a decoder is that file's.
+        return MediaError(name, "failed", f"{type(error).__name__}: {error}")
+
+
 @dataclass(slots=True)
 class _Reader:
     """Reads one record, in whatever thread or process."""
@@ -106,16 +134,9 @@ class _Reader:
     def __call__(self, ticket: Ticket) -> Loaded:
         source, row, step = ticket
         draw = Draw(seed=self.seed, step=step, augment=self.augment)
-        try:
-            processor = Processor(self.config, None, backend=self.backend)
-            return self.sources[source].load(row, processor, draw)
-        except MediaError as error:
-            return error
-        except DependencyError:
-            raise
-        except Exception as error:  # Whatever a file does to a decoder is that file's.
-            name = f"source {source}, row {row}"
-            return MediaError(name, "failed", f"{type(error).__name__}: {error}")
+        processor = Processor(self.config, None, backend=self.backend)
+        name = f"source {source}, row {row}"
+        return read_row(self.sources[source], row, processor, draw, name=name)
 
 
 _reader: _Reader | None = None

@@ -200,6 +200,7 @@ def _run(
         if config.cache_frozen:
             told, cache, pool = partial(report, "encode"), out / "cache", config.cache_pool
             source = load_tokens(model, source, records, processor, cache, pool=pool, progress=told)
+            _refuse_bad(source.bad, len(records), config.reading)
     parts = _parts(config, records, source)
     special = processor.tokenizer.special
     reward = _reward(config, records, processor)
@@ -301,11 +302,16 @@ def _source(
             f"none of {len(records)} records can be read ({', '.join({*store.bad.values()})}); "
             "`valor data validate MANIFEST --decode` says what is wrong with each"
         )
-    if store.bad:
-        last, reason = list(store.bad.items())[-1]
-        bad = Counter(store.bad.values())
-        refuse_many_bad(bad, len(records), ReadingConfig(), last=f"{last}: {reason}")
+    _refuse_bad(store.bad, len(records), None)
     return store
+
+
+def _refuse_bad(bad: Mapping[str, str], num_records: int, reading: ReadingConfig | None) -> None:
+    """Refuse more records that cannot be read than the run allows; reasons are by id."""
+    if bad:
+        last, reason = list(bad.items())[-1]
+        limits, told = reading or ReadingConfig(), f"{last}: {reason}"
+        refuse_many_bad(Counter(bad.values()), num_records, limits, last=told)
 
 
 def _look(
