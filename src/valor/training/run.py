@@ -259,7 +259,7 @@ def _check(
             raise ConfigError(
                 "probe.every: no held-out records are there; give some, or set it to 0"
             )
-        measured_task(config.objectives, config.probe.task)
+        measured_task(config.objectives_by_part, config.probe.task)
     if config.batch_size % num_ranks():
         raise ConfigError(
             f"batch_size={config.batch_size}, {num_ranks()} ranks: give every rank as many rows"
@@ -325,7 +325,7 @@ def _look(
     if model is None or source is None:
         return lambda weights: {}
     told = partial(report, "held out")
-    own = config.objectives, config.probe
+    own = config.objectives_by_part, config.probe
     return HeldOut(model.to(device()), processor, source, *own, progress=told)
 
 
