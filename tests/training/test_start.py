@@ -16,7 +16,7 @@ from valor.data.manifest import read_manifest
 from valor.encoders.clip_text import ClipTextConfig
 from valor.encoders.text import BertConfig
 from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
-from valor.errors import ConfigError, ModelError
+from valor.errors import ConfigError, ManifestError, ModelError
 from valor.models.valor import ValorConfig
 from valor.processing.frames import FrameConfig
 from valor.processing.processor import ProcessorConfig
@@ -126,6 +126,12 @@ def test_a_fresh_bias_begins_where_the_run_says(world, tmp_path):
     folder = run(config, read_manifest(world, split="train"), tmp_path)
     found = load_file(folder / "model.safetensors")["align_bias"].item()
     assert found == pytest.approx(-10.0)
+
+
+def test_epochs_of_no_records_are_refused_as_what_they_are(tmp_path):
+    with pytest.raises(ManifestError, match="none of 0 records of split 'train' has a caption"):
+        run(evolve(small_run(), {"num_epochs": 2}), [], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_video_swin_is_read_as_its_authors_released_it(tmp_path):

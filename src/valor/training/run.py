@@ -169,10 +169,11 @@ def run(
         ValorError: If more records are bad than `reading.max_bad_fraction`.
         TrainingError: If the run cannot go on; see `fit`.
     """
-    if config.num_epochs is not None:
-        config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
     with joined(), tidied(out):
         _check(config, records, source, held_out)
+        if config.num_epochs is not None:
+            steps = config.steps_on(len(records))
+            config = evolve(config, {"num_steps": steps, "num_epochs": None})
         return _run(config, records, out, source, held_out, report)
 
 
