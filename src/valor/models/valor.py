@@ -114,11 +114,12 @@ class ValorConfig:
         """Raise a `ValueError` unless the model takes what the processor gives."""
         check_media(self.vision, self.audio, processor, self.max_positions)
         length, decoder = processor.max_text_length, self.decoder_config
-        # Positions begin anew behind a prompt; a [MASK] may stand behind the last word.
-        written = length + max(1, len(self.prompts.answer))
+        # BERT's positions begin anew behind a prompt; a [MASK] may stand behind the last word.
+        written, prompt = length + max(1, len(self.prompts.answer)), len(self.prompts.align)
+        whole = max(length, prompt) if isinstance(self.text, BertConfig) else length + prompt
         for part, room, wanted in (
             ("decoder" if self.decoder else "text", decoder.max_length, written),
-            ("text", self.text.max_length, length + len(self.prompts.align)),
+            ("text", self.text.max_length, whole),
         ):
             if wanted > room:
                 raise ValueError(

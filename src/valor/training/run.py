@@ -27,6 +27,7 @@ from valor.data.mixture import Mixture, rows_of_parts
 from valor.data.reading import FileSource, PartSource, Source
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError, TrainingError
+from valor.models.decoder import Decoder
 from valor.models.valor import ValorConfig
 from valor.objectives.self_critical import CiderReward
 from valor.processes import device, first_rank_first, joined, num_ranks, rank, summed, wait_for_all
@@ -192,6 +193,7 @@ def _run(
         torch.manual_seed(config.seed)
         model, processor = begin(config.model, config.processor, records)
         _add_bias(model, config)
+        _check_lengths(model, config)
         measured = deepcopy(model) if config.probe.every else None
         adapt(model, config.adapt)
         source = source or _source(config, records, processor, out, report)
@@ -280,6 +282,14 @@ def _add_bias(model: Any, config: TrainConfig) -> None:
     if found := [own for own in contrasts if own.loss == "sigmoid"]:
         is_fresh = not isinstance(config.model, FolderConfig)
         model.add_bias(found[0].sigmoid_bias, is_fresh=is_fresh)
+
+
+def _check_lengths(model: Any, config: TrainConfig) -> None:
+    """Refuse to reward captions that the model could not write."""
+    decoder = getattr(model, "decoder", None)
+    for own in config.objectives_by_part:
+        if own.self_critical and isinstance(decoder, Decoder):
+            own.self_critical.check(decoder)
 
 
 def _reward(
