@@ -20,7 +20,7 @@ from valor.data.executors import follow_parent, process_pool
 from valor.data.manifest import Record
 from valor.data.mixture import Mixture
 from valor.data.reading import Draw, Source
-from valor.errors import ConfigError, DependencyError, MediaError, ValorError
+from valor.errors import DependencyError, MediaError, ValorError
 from valor.media.video import Backend
 from valor.processing.augment import AugmentConfig
 from valor.processing.processor import Processor, ProcessorConfig
@@ -171,7 +171,7 @@ class Loader:
         config: Workers and limits.
         seed: Of the run.
         rank: Of this process.
-        num_ranks: How many processes share a step.
+        num_ranks: How many processes share a step; they divide its rows.
     """
 
     sources: Sequence[Source]
@@ -189,11 +189,6 @@ class Loader:
     """Source and row of what kills processes, which is not read again."""
     _alone: ProcessPoolExecutor | None = field(default=None, init=False)
     """Takes what was read when a process died."""
-
-    def __post_init__(self) -> None:
-        if self.mixture.batch_size % self.num_ranks:
-            sizes = f"batch_size={self.mixture.batch_size}, {self.num_ranks} ranks"
-            raise ConfigError(f"{sizes}: give every rank as many rows")
 
     def steps(self, first: int, end: int) -> Iterator[LoadedStep]:
         """Read steps in their order.
