@@ -29,6 +29,8 @@ class FolderConfig:
     kind: Literal["folder"] = "folder"
     path: str
     """As a run leaves it in `model/` or `best/`."""
+    trust_code: bool = False
+    """Whether the folder may name code outside this package, to be imported."""
 
 
 @configclass
@@ -143,11 +145,11 @@ def begin(
         The system and its processor.
 
     Raises:
-        ConfigError: If a folder's model does not take what the processor gives, or nothing gives
-            the words of a text encoder that is no BERT.
+        ConfigError: If a folder's model does not take what the processor gives or names code that
+            is not trusted, or nothing gives the words of a text encoder that is no BERT.
     """
     if isinstance(start, FolderConfig):
-        model, own, _ = load_model(Path(start.path), trust_code=True)
+        model, own, _ = load_model(Path(start.path), trust_code=start.trust_code)
         try:
             model.config.check(processing)
         except ValueError as error:
