@@ -28,11 +28,11 @@ from valor.training.step import ObjectivesConfig
 from valor.types import Embedder, Modality, Sample, as_groups
 
 _AT_ONCE = 16
+_DECIDING = {"retrieval": "mrr", "captioning": "cider", "answering": "accuracy"}
 _SHOWN = {"retrieval": ("r1", "mrr"), "captioning": ("cider",), "answering": ("accuracy",)}
 
 Weights = dict[str, Tensor]
 Task = Literal["retrieval", "captioning", "answering"]
-_DECIDING: dict[Task, str] = {"retrieval": "mrr", "captioning": "cider", "answering": "accuracy"}
 
 
 @configclass
@@ -241,7 +241,7 @@ def measured_task(
     Raises:
         ConfigError: If the run does not learn it.
     """
-    groups: dict[Task, dict[Modality, None]] = {name: {} for name in _DECIDING}
+    groups: dict[Task, dict[Modality, None]] = {"retrieval": {}, "captioning": {}, "answering": {}}
     for own in objectives:
         if own.alignment:
             groups["retrieval"] |= dict.fromkeys(own.alignment.groups)
@@ -249,7 +249,7 @@ def measured_task(
             groups["captioning"] |= dict.fromkeys(as_groups(writing.groups))
         if own.answering:
             groups["answering"] |= {own.answering.using: None}
-    learned = [name for name in groups if groups[name]]
+    learned: list[Task] = [name for name in groups if groups[name]]
     task = wanted or next(iter(learned), None)
     if task not in learned:
         raise ConfigError(

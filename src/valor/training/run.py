@@ -201,9 +201,7 @@ def _run(
         model.to(device(), training_dtype(config.precision))
         frozen = {n: exact.pop(n) for n, p in model.named_parameters() if not p.requires_grad}
         if config.cache_frozen:
-            told, cache, pool = partial(report, "encode"), out / "cache", config.cache_pool
-            source = load_tokens(model, source, records, processor, cache, pool=pool, progress=told)
-            _refuse_bad(source.bad, len(records), config.reading)
+            source = _kept(config, model, source, records, processor, out, report)
     parts = _parts(config, records, source)
     special = processor.tokenizer.special
     reward = _reward(config, records, processor)
@@ -314,6 +312,22 @@ def _source(
             "`valor data validate MANIFEST --decode` says what is wrong with each"
         )
     _refuse_bad(store.bad, len(records), None)
+    return store
+
+
+def _kept(
+    config: TrainConfig,
+    model: nn.Module,
+    source: Source,
+    records: Sequence[Record],
+    processor: Processor,
+    out: Path,
+    report: Report,
+) -> TokenStore:
+    """The source with the tokens of frozen towers, kept in the run folder."""
+    told, cache, pool = partial(report, "encode"), out / "cache", config.cache_pool
+    store = load_tokens(model, source, records, processor, cache, pool=pool, progress=told)
+    _refuse_bad(store.bad, len(records), config.reading)
     return store
 
 
