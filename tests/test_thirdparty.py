@@ -10,8 +10,11 @@ from valor.cli.main import main
 from valor.config import evolve, from_dict, to_dict
 from valor.errors import ConfigError
 from valor.inference import load
+from valor.recipes.finetune import finetune
+from valor.training.estimate import estimate
 from valor.training.monitor import read_metrics
 from valor.training.run import TrainConfig
+from valor.training.start import begin
 from valor.types import AUDIOVISUAL
 
 
@@ -59,6 +62,27 @@ def test_a_library_of_a_strangers_model_is_made_and_searched_if_trusted(
     capsys.readouterr()
     assert main([*search, "--trust-code"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 1
+
+
+def test_a_run_goes_on_from_such_a_folder_only_if_it_is_trusted(
+    run_folder, world, tmp_path, capsys
+):
+    model = str(run_folder / "model")
+    words = ["train", "finetune", "--protocol", "retrieval", "--start", model]
+    words += ["--num-epochs", "1", "--batch-size", "6", "--precision", "float32"]
+    words += ["--data", str(world), "--out", str(tmp_path / "run")]
+    assert main(words) == 1
+    assert "trust it with --trust-code" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    config = evolve(finetune(start=model, trust_code=True), {"model.trust_code": False})
+    with pytest.raises(ConfigError, match="trust_code=True"):
+        begin(config.model, config.processor, [])
+    with pytest.raises(ConfigError, match="trust_code=True"):
+        estimate(config, 12)
+    assert main([*words, "--trust-code"]) == 0
+    assert main([*words, "--trust-code", "--estimate"]) == 0
+    with pytest.raises(ConfigError, match="trust_code=True"):
+        load(tmp_path / "run/model")
 
 
 def test_a_strangers_metric_stands_in_the_report(run_folder, world, tmp_path):

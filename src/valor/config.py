@@ -83,7 +83,10 @@ def _read_foreign(value: Any, info: Any) -> Any:
     """Import the class that a kind names, if that is allowed, and read it strictly."""
     kind = _kind_of(value)
     if not info.context:
-        raise ValueError(f"{kind} is code outside this package; trust it with trust_code=True")
+        raise ValueError(
+            f"{kind} is code outside this package, which would be imported; trust it with "
+            "--trust-code, in Python with trust_code=True"
+        )
     module, _, name = kind.partition(":")
     try:
         cls = getattr(importlib.import_module(module), name)

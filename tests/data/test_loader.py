@@ -18,7 +18,7 @@ from valor.data.mixture import Mixture
 from valor.data.reading import Draw, FileSource, ShardSource, Source
 from valor.data.sharding import ShardConfig, shard
 from valor.data.shards import Shards
-from valor.errors import ConfigError, ValorError
+from valor.errors import ValorError
 from valor.processing.augment import AugmentConfig
 from valor.processing.processor import Processor
 from valor.recipes.tiny import tiny
@@ -162,8 +162,3 @@ def test_too_many_bad_records_stop_the_run(sources):
     bad = [Bad(sources[0], {row: "gone" for row in range(10)}), sources[1]]
     with pytest.raises(ValorError, match=r"2 of \d+ .*failed 2.*max_bad_fraction=0.01.*gone"):
         list(seen(loader(bad), 0, 10))
-
-
-def test_ranks_share_a_step_equally(sources):
-    with pytest.raises(ConfigError, match="batch_size=4, 3 ranks"):
-        loader(sources, num_ranks=3)

@@ -8,6 +8,7 @@ import torch
 from tests.tiny import SPECIAL, VOCAB, texts, tiny_batch, tiny_config
 from valor.config import evolve
 from valor.encoders.text import CrossAttentionKind, join_texts
+from valor.errors import ConfigError
 from valor.models.generation import GenerationConfig, beam_search, generate, stream
 from valor.models.valor import Valor
 from valor.types import AUDIOVISUAL, Modality, TextBatch
@@ -258,3 +259,14 @@ def test_words_are_words():
     found = generate(model.decoder, memory, AUDIOVISUAL, special=SPECIAL, config=config)
     assert (found.token_ids < VOCAB).all()
     assert (found.num_tokens >= 1).all()
+
+
+@pytest.mark.parametrize(("kind", "predicts"), [ARRANGEMENTS[0], ARRANGEMENTS[-1]])
+def test_texts_are_as_long_as_there_are_positions_and_longer_ones_are_refused(kind, predicts):
+    model, memory = written_by(kind, predicts)
+    longest = 32 if predicts == "causal" else 31  # The last word is predicted by a [MASK].
+    for beams in (1, 2):
+        own = {"min_tokens": longest, "max_tokens": longest, "num_beams": beams}
+        assert all(len(ids) == longest for ids in ids_of(model, memory, **own))
+        with pytest.raises(ConfigError, match=rf"max_tokens={longest + 1}, .* at most {longest} "):
+            ids_of(model, memory, max_tokens=longest + 1, num_beams=beams)

@@ -66,6 +66,7 @@ def test_a_text_may_be_as_long_as_every_part_reads_it():
     for changes, longest in (
         ({}, 7),
         ({"prompts.answer": (5, 6)}, 6),
+        ({"prompts.align": (5, 6)}, 7),
         ({**clip, "text.max_length": 6}, 6),
         ({**clip, "text.max_length": 6, "prompts.align": (5, 6)}, 4),
         (clip, 7),

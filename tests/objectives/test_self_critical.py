@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import SPECIAL, VOCAB, tiny_batch, tiny_bridge, tiny_config, tiny_model
+from tests.tiny import SPECIAL, VOCAB, small_run, tiny_batch, tiny_bridge, tiny_config, tiny_model
 from valor.config import evolve
 from valor.data.manifest import Record, TaggedText
 from valor.errors import ConfigError
@@ -15,6 +15,7 @@ from valor.models.valor import Valor
 from valor.objectives.base import total
 from valor.objectives.self_critical import CiderReward, SelfCriticalConfig, criticise, write
 from valor.processing.tokenizer import Tokenizer
+from valor.training.run import run
 from valor.training.step import Losses, ObjectivesConfig, found_terms, loss_terms
 from valor.types import AUDIOVISUAL, Modality
 
@@ -162,3 +163,22 @@ def test_only_a_decoder_that_writes_and_a_reward_can_learn_so():
         criticise(bridge(batch), batch, bridge.decoder, first_word, config(), SPECIAL)
     with pytest.raises(ValueError, match="num_samples"):
         replace(config(), baseline="others")
+
+
+@pytest.mark.parametrize(("predicts", "longest"), [("masked", 30), ("causal", 31)])
+def test_texts_are_read_again_whole_and_longer_ones_are_refused(predicts, longest):
+    model = Valor(evolve(tiny_config(), {"language_modelling": predicts}))
+    batch, reward = tiny_batch(2), Spied()
+    torch.nn.init.constant_(model.decoder.bias.data[SPECIAL.end], -1e4)  # So that no text ends.
+    found = terms_of(model, batch, reward, config(max_tokens=longest))
+    assert torch.isfinite(total(found)) and reward.calls[0][2].valid.sum(1).max() == longest + 1
+    with pytest.raises(ConfigError, match=rf"max_tokens={longest + 1}, .* at most {longest} "):
+        terms_of(model, batch, reward, config(max_tokens=longest + 1))
+
+
+def test_a_run_refuses_captions_that_its_model_cannot_write(tmp_path):
+    changes = {"objectives.self_critical": {"max_tokens": 64}, "processor.max_text_length": 20}
+    own = evolve(small_run(), {**changes, "model.text.max_length": 64})
+    record = Record(id="a", media="nowhere.mp4", captions=(TaggedText(text="a dog"),))
+    with pytest.raises(ConfigError, match=r"self_critical.max_tokens=64, .* at most 62 tokens"):
+        run(own, [record], tmp_path)

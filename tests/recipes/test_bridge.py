@@ -59,7 +59,7 @@ def trained(world, language_model, tmp_path_factory):
 def test_a_run_over_a_language_model_whose_words_are_tied_can_be_looked_at(trained, world):
     model, processor, _ = load_model(trained[0])
     assert any("lm_head" in name for name in model.state_dict().keys() - weights_of(model))
-    objectives = bridge_captions().objectives
+    objectives = [bridge_captions().objectives]
     source = FileSource(read_manifest(world, split="test")[:3])
     look = HeldOut(model, processor, source, objectives, ProbeConfig(every=1))
     assert "probe/cider/audiovisual" in look(merged(model, {}))

@@ -1,6 +1,7 @@
 """A run on several manifests: each step learns from one of them, what it is there for."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -74,6 +75,18 @@ def test_each_part_has_its_own_objectives(config, records, tmp_path):
     assert seen in learned
     assert all(names == seen or "mlm/vision" not in names for names in learned)
     assert {*of_heard} >= {*next(iter(learned - {seen}))} >= {"caption/audio", "align/audio"}
+
+
+def test_a_step_that_compares_nothing_shows_no_figure_of_another(config, records, tmp_path):
+    parts = [PARTS[0], {**PARTS[1], "objectives": {"alignment": None}}]
+    run(evolve(config, {"mixture": parts}), records, tmp_path)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    compares, weighs = (
+        [any(key.startswith(name) for key in row) for row in rows]
+        for name in ("align/", "token_weight/")
+    )
+    assert (True, False) in pairwise(compares)
+    assert weighs == compares
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,17 @@
 import pytest
 
 from tests.tiny import SPECIAL, small_run, tiny_batch, tiny_config
+from tests.training.test_loop import spoilt_task
 from valor.config import evolve
 from valor.data.manifest import read_manifest
+from valor.errors import TrainingError
 from valor.evaluation.charts import TERMS, family
 from valor.models.valor import Valor
 from valor.objectives.answering import AnsweringConfig
 from valor.objectives.distillation import DistillationConfig
 from valor.objectives.masked_language import MaskedLanguageConfig
 from valor.objectives.matching import MatchingConfig
+from valor.training.loop import fit
 from valor.training.monitor import Monitor
 from valor.training.run import run
 from valor.training.step import ObjectivesConfig, loss_terms
@@ -67,3 +70,41 @@ def test_a_run_leaves_a_page_that_needs_nothing_else(world, tmp_path, is_evaluat
         assert f"<figcaption>{title}</figcaption>" in page
     assert ">optim.learning_rate</td>" in page
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def full(*values, **named):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["valor.training.monitor.write_whole", "pathlib.Path.open", "valor.training.monitor._board"],
+)
+def test_a_full_disk_at_the_start_is_one_line(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(place, full)
+    with pytest.raises(TrainingError, match=r"metrics.jsonl .*\(.*No space left.*Make room"):
+        Monitor(tmp_path, first_step=0)
+
+
+def test_a_page_that_cannot_be_written_is_one_line(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("valor.training.monitor.write_run", full)
+    config, records = evolve(small_run(), {"num_steps": 1}), read_manifest(world, split="train")
+    with pytest.raises(TrainingError, match=r"report.html could .*No space left.*; make room"):
+        run(config, records, tmp_path)
+    monkeypatch.undo()
+    run(config, records, tmp_path)
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_the_first_rank_names_the_samples_of_skipped_steps_and_says_if_it_cannot(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("valor.training.loop.rank", lambda: 1)
+    with pytest.raises(TrainingError, match="look at the samples"):
+        fit(spoilt_task(set(range(8))), tmp_path)
+    assert not (tmp_path / "skipped.json").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("valor.training.loop.write_whole", full)
+    wanted = r"3 steps in a row .*skipped.json.*could not be written \(.*No space.*; make room"
+    with pytest.raises(TrainingError, match=wanted):
+        fit(spoilt_task(set(range(8))), tmp_path)

@@ -21,10 +21,10 @@ from valor.evaluation.run import evaluate
 from valor.inference import load
 from valor.training.loop import fit
 from valor.training.monitor import read_metrics
-from valor.training.probe import HeldOut, Probe, ProbeConfig
+from valor.training.probe import HeldOut, Probe, ProbeConfig, measured_task
 from valor.training.run import run
 from valor.training.step import ObjectivesConfig
-from valor.types import AUDIOVISUAL
+from valor.types import AUDIOVISUAL, Modality
 
 FIGURES = (0.1, 0.3, 0.2, 0.3, 0.25, 0.9, 0.9, 0.9)
 """After each step; with a patience of 3 the fifth look is the last."""
@@ -121,7 +121,7 @@ def test_writing_is_measured_as_evaluation_does(task, figure, world, model_folde
     weights = load_file(model_folder / "model.safetensors")
     for parameter in fresh.parameters():
         torch.nn.init.zeros_(parameter)
-    objectives = small_run().objectives
+    objectives = [small_run().objectives]
     look = HeldOut(
         fresh, processor, FileSource(records), objectives, ProbeConfig(every=1, task=task)
     )
@@ -138,12 +138,27 @@ def test_what_cannot_be_measured_is_refused_before_training(world, model_folder,
         run(evolve(small_run(), {"probe.every": 1}), records, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     model, processor, _ = load_model(model_folder)
+    objectives = [small_run().objectives]
     nothing = ObjectivesConfig(alignment=None, captioning=None)
     with pytest.raises(ConfigError, match="nothing that can be measured"):
-        HeldOut(model, processor, FileSource(records), nothing, ProbeConfig(every=1))
+        HeldOut(model, processor, FileSource(records), [nothing], ProbeConfig(every=1))
     silent = [replace(record, captions=()) for record in records]
     with pytest.raises(ManifestError, match="have captions"):
-        HeldOut(model, processor, FileSource(silent), small_run().objectives, ProbeConfig(every=1))
+        HeldOut(model, processor, FileSource(silent), objectives, ProbeConfig(every=1))
+
+
+def test_what_a_part_of_the_data_learns_can_be_measured_and_nothing_else():
+    learns = {"alignment": None, "captioning": {"groups": ["vision"]}}
+    parts = [{"name": "a", "objectives": learns}, {"name": "b", "objectives": {**learns,
+             "captioning": {"groups": ["audio", "vision"]}}}]  # fmt: skip
+    config = evolve(small_run(), {"mixture": parts})
+    groups = [Modality.VISION, Modality.AUDIO]
+    assert measured_task(config.objectives_by_part, None) == ("captioning", groups)
+    with pytest.raises(ConfigError, match="the run learns captioning, not retrieval"):
+        measured_task(config.objectives_by_part, "retrieval")
+    own = evolve(config, {"objectives.captioning": None, "mixture": [{"name": "c"}, *parts]})
+    assert measured_task(own.objectives_by_part, None)[0] == "retrieval"
+    assert measured_task(own.objectives_by_part, "captioning") == ("captioning", groups)
 
 
 def test_the_command_line_looks_at_another_split_of_the_same_data(world, tmp_path, capsys):

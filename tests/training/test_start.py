@@ -7,14 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 from tests.checkpoints.conftest import save_clap
+from tests.tiny import small_run
 from valor.checkpoints.card import folder_origin, tower_origins
 from valor.checkpoints.folder import load_configs, load_model, save_model, weights_of
 from valor.checkpoints.official_keys import video_swin
 from valor.config import evolve, to_dict
 from valor.data.manifest import read_manifest
+from valor.encoders.clip_text import ClipTextConfig
 from valor.encoders.text import BertConfig
 from valor.encoders.video_swin import VideoSwinConfig, VideoSwinTransformer
-from valor.errors import ModelError
+from valor.errors import ConfigError, ManifestError, ModelError
 from valor.models.valor import ValorConfig
 from valor.processing.frames import FrameConfig
 from valor.processing.processor import ProcessorConfig
@@ -103,6 +105,33 @@ def test_a_decoder_of_its_own_gets_the_words_of_the_data(towers, world, tmp_path
     assert loaded.config.text.vocab_size == loaded.config.decoder.vocab_size == size
     own, _ = evolve(tower, {"model": to_dict(config)}).make(recipe(towers).processor, size)
     assert own.config.vocab_size == size
+
+
+def test_a_text_encoder_whose_words_nothing_gives_is_refused(towers):
+    """A run would leave a folder that cannot be loaded."""
+    start: Any = recipe(towers).model
+    decoder = evolve(start.model.text, {"max_length": 64})
+    fresh = ValorConfig(text=ClipTextConfig(), decoder=decoder)
+    for config in (fresh, TowersConfig(vision=str(towers / "vision"), model=fresh)):
+        with pytest.raises(ConfigError, match=r"text.kind='clip_text'.*start from towers with"):
+            begin(config, ProcessorConfig(), [])
+    config = TowersConfig(text=str(towers / "text"), model=evolve(start.model, {"decoder": None}))
+    _, processor = begin(config, ProcessorConfig(max_text_length=20), [])
+    assert processor.text_tokenizer is not None
+
+
+def test_a_fresh_bias_begins_where_the_run_says(world, tmp_path):
+    changes = {"model.align_bias": True, "num_steps": 1, "optim.learning_rate": 1e-9}
+    config = evolve(small_run(), {**changes, "objectives.alignment.loss": "sigmoid"})
+    folder = run(config, read_manifest(world, split="train"), tmp_path)
+    found = load_file(folder / "model.safetensors")["align_bias"].item()
+    assert found == pytest.approx(-10.0)
+
+
+def test_epochs_of_no_records_are_refused_as_what_they_are(tmp_path):
+    with pytest.raises(ManifestError, match="none of 0 records of split 'train' has a caption"):
+        run(evolve(small_run(), {"num_epochs": 2}), [], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_video_swin_is_read_as_its_authors_released_it(tmp_path):

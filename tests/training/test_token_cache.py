@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,13 +11,14 @@ from tests.tiny import small_run, tiny_batch, tiny_bridge
 from valor.config import evolve
 from valor.data.executors import LocalExecutor
 from valor.data.manifest import Record, read_manifest
-from valor.data.reading import FileSource, read_shards
+from valor.data.reading import Draw, FileSource, read_shards
 from valor.data.sharding import ShardConfig, shard
-from valor.errors import ConfigError, ManifestError
+from valor.errors import ConfigError, ManifestError, ValorError
 from valor.training import token_cache
 from valor.training.monitor import read_metrics
 from valor.training.run import run
-from valor.training.token_cache import pooled
+from valor.training.start import begin
+from valor.training.token_cache import load_tokens, pooled
 from valor.types import EncoderOutput, Tokens
 
 FROZEN = {"adapt.frozen": ["vision.", "audio."]}
@@ -61,15 +63,53 @@ def test_towers_run_once(world, tmp_path, monkeypatch):
         run(evolve(config, {"seed": 1}), records, tmp_path)
 
 
-def test_a_run_on_shards_keeps_one_view(world, tmp_path):
+@pytest.fixture(scope="module")
+def shards(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded") / "shards"
     config = ShardConfig(records_per_shard=5, short_side_px=64, fps=8.0)
-    shard(read_manifest(world), tmp_path / "shards", config, LocalExecutor(1))
-    records, source = read_shards(str(tmp_path / "shards"), split="train")
-    cached = evolve(small_run(), {"adapt.frozen": ["audio."], "cache_frozen": True})
-    run(cached, records, tmp_path / "part", source=source)
-    whole = evolve(cached, {**FROZEN, "reading": {"workers": 1, "worker_kind": "process"}})
-    run(whole, records, tmp_path / "whole", source=source)
-    assert values(tmp_path / "whole")[0] == pytest.approx(values(tmp_path / "part")[0], rel=1e-3)
+    shard(read_manifest(world), folder, config, LocalExecutor(1))
+    return str(folder)
+
+
+def test_a_run_on_shards_keeps_one_view_whoever_reads_it(shards, tmp_path):
+    records, source = read_shards(shards, split="train")
+    config = evolve(small_run(), {**FROZEN, "cache_frozen": True})
+    run(config, records, tmp_path / "alone", source=source)
+    several = evolve(config, {"reading": {"workers": 1, "worker_kind": "process"}})
+    run(several, records, tmp_path / "several", source=source)
+    assert values(tmp_path / "several") == values(tmp_path / "alone")
+
+
+def test_beside_a_kept_tower_one_that_learns_sees_other_frames_at_each_step(shards, tmp_path):
+    records, source = read_shards(shards, split="train")
+    config = evolve(small_run(), {"processor.frames.max_shift_px": 2})  # Of frames, which learn.
+    model, processor = begin(config.model, config.processor, records)
+    model.audio.requires_grad_(requires_grad=False)
+    store = load_tokens(model, source, records, processor, tmp_path)
+    seen = [store.load(0, processor, Draw(seed=0, step=step))[1] for step in (0, 1)]
+    wanted = source.load(0, processor, Draw(seed=0, step=1))[1]
+    assert np.array_equal(seen[1].pixels, wanted.pixels)
+    assert not np.array_equal(seen[0].pixels, seen[1].pixels)
+    assert np.array_equal(seen[0].spectrograms, seen[1].spectrograms)  # A stand-in.
+
+
+def test_records_that_cannot_be_read_are_as_many_as_a_run_allows(world, tmp_path):
+    records = read_manifest(world, split="train")
+
+    class Odd(FileSource):
+        """Media files, of which the first two do to a decoder what it did not foresee."""
+
+        def load(self, index, processor, draw):
+            if index < 2:
+                raise ZeroDivisionError
+            return super().load(index, processor, draw)
+
+    config = evolve(small_run(), {**FROZEN, "cache_frozen": True, "num_steps": 1, "reading": {}})
+    with pytest.raises(ValorError, match=rf"2 of 12 .*\(failed 2\).*0.01.*{records[1].id}: failed"):
+        run(config, records, tmp_path, source=Odd(records))
+    allowed = evolve(config, {"reading.max_bad_fraction": 0.02})
+    folder = run(allowed, records, tmp_path, source=Odd(records))
+    assert "2 unreadable" in (folder / "README.md").read_text()
 
 
 def test_what_cannot_be_read_is_left_out(world, tmp_path):

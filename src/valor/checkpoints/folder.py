@@ -111,19 +111,21 @@ def load_model(folder: Path, *, trust_code: bool = False) -> tuple[Any, Processo
     return model.eval(), processor, _fingerprint(folder)
 
 
-def load_configs(folder: Path) -> tuple[Any, ProcessorConfig]:
+def load_configs(folder: Path, *, trust_code: bool = False) -> tuple[Any, ProcessorConfig]:
     """The configurations of a folder's system and preprocessing, without weights or words.
 
     Args:
         folder: As written by `save_model`.
+        trust_code: Whether they may name code outside this package, to be imported.
 
     Returns:
-        Both; code outside this package that they name is imported, as training does.
+        Both.
 
     Raises:
         ModelError: If a file is missing or damaged.
+        ConfigError: If it names code that is not trusted.
     """
-    return _read_system(folder, trust_code=True), Processor.load_config(folder)
+    return _read_system(folder, trust_code=trust_code), Processor.load_config(folder)
 
 
 def _read_system(folder: Path, *, trust_code: bool) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from valor.cli.arguments import Json, parse
+from valor.cli.arguments import Json, TrustCode, parse
 from valor.cli.progress import StageProgress
 from valor.config import evolve
 from valor.errors import UsageError
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from valor.data.manifest import Record
     from valor.data.reading import Source
 
-_OWN_OPTIONS = ("data", "out", "protocol", "start", "self-critical", "estimate", "json", "help")
+_OWN_OPTIONS = (
+    "data",
+    "out",
+    "protocol",
+    "start",
+    "self-critical",
+    "trust-code",
+    "estimate",
+    "json",
+    "help",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +56,7 @@ class Arguments:
     """For finetune: the model folder to go on from."""
     self_critical: tyro.conf.FlagCreatePairsOff[bool] = False
     """For finetune on captions: reward what the model writes by its CIDEr."""
+    trust_code: TrustCode = False
     json: Json = False
     """A JSON object on stdout at the end."""
 
@@ -60,8 +71,8 @@ def main(argv: Sequence[str]) -> int:
 
     options = {"protocol": arguments.protocol, "start": arguments.start}
     given: dict[str, str | bool] = {k: v for k, v in options.items() if v is not None}
-    if arguments.self_critical:
-        given["self_critical"] = True
+    flags = {"self_critical": arguments.self_critical, "trust_code": arguments.trust_code}
+    given |= {name: True for name, is_set in flags.items() if is_set}
     config = evolve(find_recipe(arguments.recipe, **given), changes)
     if arguments.out is None and not arguments.estimate:
         raise UsageError("--out is missing; give a run folder")

@@ -20,7 +20,7 @@ from valor.data.executors import follow_parent, process_pool
 from valor.data.manifest import Record
 from valor.data.mixture import Mixture
 from valor.data.reading import Draw, Source
-from valor.errors import ConfigError, DependencyError, MediaError, ValorError
+from valor.errors import DependencyError, MediaError, ValorError
 from valor.media.video import Backend
 from valor.processing.augment import AugmentConfig
 from valor.processing.processor import Processor, ProcessorConfig
@@ -93,6 +93,34 @@ Ticket = tuple[int, int, int]
 """Source, row and step."""
 
 
+def read_row(
+    source: Source, row: int, processor: Processor, draw: Draw | None, *, name: str
+) -> Loaded:
+    """Read a record and its sample, or say why that is impossible.
+
+    Args:
+        source: Holds it.
+        row: Its index there.
+        processor: Prepares it.
+        draw: As of `Source.load`.
+        name: Of the record, where the reason is unforeseen.
+
+    Returns:
+        Both, or the error, whose reason is `failed` for whatever a decoder did not foresee.
+
+    Raises:
+        DependencyError: If a package is missing, which is no fault of the record's.
+    """
+    try:
+        return source.load(row, processor, draw)
+    except MediaError as error:
+        return error
+    except DependencyError:
+        raise
+    except Exception as error:  # Whatever a file does to a decoder is that file's.
+        return MediaError(name, "failed", f"{type(error).__name__}: {error}")
+
+
 @dataclass(slots=True)
 class _Reader:
     """Reads one record, in whatever thread or process."""
@@ -106,16 +134,9 @@ class _Reader:
     def __call__(self, ticket: Ticket) -> Loaded:
         source, row, step = ticket
         draw = Draw(seed=self.seed, step=step, augment=self.augment)
-        try:
-            processor = Processor(self.config, None, backend=self.backend)
-            return self.sources[source].load(row, processor, draw)
-        except MediaError as error:
-            return error
-        except DependencyError:
-            raise
-        except Exception as error:  # Whatever a file does to a decoder is that file's.
-            name = f"source {source}, row {row}"
-            return MediaError(name, "failed", f"{type(error).__name__}: {error}")
+        processor = Processor(self.config, None, backend=self.backend)
+        name = f"source {source}, row {row}"
+        return read_row(self.sources[source], row, processor, draw, name=name)
 
 
 _reader: _Reader | None = None
@@ -150,7 +171,7 @@ class Loader:
         config: Workers and limits.
         seed: Of the run.
         rank: Of this process.
-        num_ranks: How many processes share a step.
+        num_ranks: How many processes share a step; they divide its rows.
     """
 
     sources: Sequence[Source]
@@ -168,11 +189,6 @@ class Loader:
     """Source and row of what kills processes, which is not read again."""
     _alone: ProcessPoolExecutor | None = field(default=None, init=False)
     """Takes what was read when a process died."""
-
-    def __post_init__(self) -> None:
-        if self.mixture.batch_size % self.num_ranks:
-            sizes = f"batch_size={self.mixture.batch_size}, {self.num_ranks} ranks"
-            raise ConfigError(f"{sizes}: give every rank as many rows")
 
     def steps(self, first: int, end: int) -> Iterator[LoadedStep]:
         """Read steps in their order.

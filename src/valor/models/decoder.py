@@ -219,6 +219,11 @@ class Decoder(nn.Module):
         rest = TextBatch(token_ids=questions.token_ids[:, 1:], valid=questions.valid[:, 1:])
         return join_texts(first, with_prompt(self.prompts.answer, rest))
 
+    @property
+    def most_tokens(self) -> int:
+        """Words of the longest text that it can write: each has a position, and so has a [MASK]."""
+        return self.text.config.max_length - (not self.causal)
+
     def pack(self) -> None:
         """Speed up writing on the CPU by half; afterwards the decoder is for inference only.
 

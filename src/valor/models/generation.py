@@ -16,6 +16,7 @@ from torch import Tensor
 
 from valor.config import configclass
 from valor.encoders.text import Memory, TextCache
+from valor.errors import ConfigError
 from valor.models.decoder import Decoder
 from valor.types import Modality, SpecialIds, TextBatch
 
@@ -89,6 +90,9 @@ def generate(
 
     Returns:
         The text found for each row.
+
+    Raises:
+        ConfigError: If texts may become longer than the decoder has positions for.
     """
     *_, whole = stream(decoder, memory, group, special=special, question=question, config=config)
     return whole
@@ -273,6 +277,11 @@ class _Writer:
         question: TextBatch | None,
         config: GenerationConfig,
     ) -> None:
+        if config.max_tokens > decoder.most_tokens:
+            raise ConfigError(
+                f"max_tokens={config.max_tokens}, but the decoder has positions for texts of at "
+                f"most {decoder.most_tokens} tokens; lower it"
+            )
         self.decoder, self.special, self.min_tokens = decoder, special, config.min_tokens
         self.seen = memory.seen_from(group)
         batch = memory.num_rows

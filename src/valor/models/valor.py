@@ -79,7 +79,7 @@ class ValorConfig:
     """Initial temperature of the contrastive loss; learned."""
     align_bias: bool = False
     """Whether similarities have a learned bias beside the temperature, for the alignment loss
-    `sigmoid`; a run with that loss adds it."""
+    `sigmoid`; a run with that loss adds it and says where it begins."""
     max_positions: int = 32
     """Most frames or audio windows that the decoder can tell apart."""
     prompts: PromptConfig = PromptConfig()
@@ -119,11 +119,12 @@ class ValorConfig:
         """Raise a `ValueError` unless the model takes what the processor gives."""
         check_media(self.vision, self.audio, processor, self.max_positions)
         length, decoder = processor.max_text_length, self.decoder_config
-        # Positions begin anew behind a prompt; a [MASK] may stand behind the last word.
-        written = length + max(1, len(self.prompts.answer))
+        # BERT's positions begin anew behind a prompt; a [MASK] may stand behind the last word.
+        written, prompt = length + max(1, len(self.prompts.answer)), len(self.prompts.align)
+        whole = max(length, prompt) if isinstance(self.text, BertConfig) else length + prompt
         for part, room, wanted in (
             ("decoder" if self.decoder else "text", decoder.max_length, written),
-            ("text", self.text.max_length, length + len(self.prompts.align)),
+            ("text", self.text.max_length, whole),
         ):
             if wanted > room:
                 raise ValueError(
@@ -276,9 +277,14 @@ class Valor(nn.Module):
             bias=self.align_bias,
         )
 
-    def add_bias(self, value: float) -> None:
-        """Learn a bias of similarities from now on, beginning here; one that is there stays."""
-        if self.align_bias is None:
+    def add_bias(self, value: float, *, is_fresh: bool = False) -> None:
+        """Learn a bias of similarities from now on, beginning here; a trained one stays.
+
+        Args:
+            value: Where it begins.
+            is_fresh: Whether one that is there is as untrained as the rest of the model.
+        """
+        if self.align_bias is None or is_fresh:
             self.config = replace(self.config, align_bias=True)
             self.align_bias = nn.Parameter(torch.tensor(value))
 

@@ -54,6 +54,15 @@ class SelfCriticalConfig:
         if self.baseline == "others" and self.num_samples < 2:
             raise ValueError("baseline='others' needs num_samples of at least 2")
 
+    def check(self, decoder: Decoder) -> None:
+        """Raise a `ConfigError` unless the decoder can write such texts and read them whole."""
+        room = decoder.most_tokens - 1  # Read again, a text begins with its start token.
+        if self.max_tokens > room:
+            raise ConfigError(
+                f"objectives.self_critical.max_tokens={self.max_tokens}, but the decoder has "
+                f"positions for texts of at most {room} tokens; lower it"
+            )
+
 
 Reward = Callable[[Sequence[str], Modality, TextBatch], Float[np.ndarray, " texts"]]
 """How good the text of each of these records is, written from a group of its media."""
@@ -122,10 +131,12 @@ def criticise(
         reward, estimated; and `reward/GROUP`, the mean reward of what was drawn, of weight 0.
 
     Raises:
-        ConfigError: If there is no reward, or the system's decoder cannot write freely.
+        ConfigError: If there is no reward, or the system's decoder cannot write freely, or not such
+            long texts.
     """
     if reward is None or not isinstance(decoder, Decoder):
         raise ConfigError("objectives.self_critical needs a decoder of VALOR and a run's records")
+    config.check(decoder)
     memory, terms = encoded.memory, dict[str, LossTerm]()
     groups = [group for group in config.groups if group in batch.caption_texts]
     for group in groups:

@@ -24,7 +24,11 @@ _SELF_CRITICAL_RATE = 2.5e-6
 
 
 def finetune(
-    protocol: str = "retrieval", start: str = "", *, self_critical: bool = False
+    protocol: str = "retrieval",
+    start: str = "",
+    *,
+    self_critical: bool = False,
+    trust_code: bool = False,
 ) -> TrainConfig:
     """Go on from a model folder on one task: `valor train finetune --protocol msvd-qa --start M`.
 
@@ -44,12 +48,14 @@ def finetune(
         self_critical: Whether captions that the model writes are rewarded by their CIDEr, instead
             of predicting the words of others: the last stage, from a model that was fine-tuned for
             the same captions. The rate is then 2.5e-6, as in the released runs.
+        trust_code: Whether the model folder may name code outside this package, to be imported.
 
     Returns:
         The complete run.
 
     Raises:
         UsageError: If there is no such protocol, no model to start from, or nothing to reward.
+        ConfigError: If the folder names code that is not trusted.
     """
     if not start:
         raise UsageError("finetune goes on from a model; give its folder with --start")
@@ -59,9 +65,9 @@ def finetune(
             f"--self-critical rewards captions, but {protocol!r} is {record.task}; leave it out"
         )
     folder = find_folder(start)
-    system, processing = load_configs(folder)
+    system, processing = load_configs(folder, trust_code=trust_code)
     return TrainConfig(
-        model=FolderConfig(path=str(folder)),
+        model=FolderConfig(path=str(folder), trust_code=trust_code),
         processor=follow(processing, system, record, record.training),
         objectives=rewarded(record) if self_critical else objectives_of(record),
         optim=OptimConfig(

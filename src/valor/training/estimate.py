@@ -241,7 +241,7 @@ def _on_paper(config: TrainConfig) -> tuple[Any, ProcessorConfig]:
     """The model that would be trained, without memory for its weights."""
     start, processing = config.model, config.processor
     if isinstance(start, FolderConfig):
-        start, _ = load_configs(Path(start.path))
+        start, _ = load_configs(Path(start.path), trust_code=start.trust_code)
     with torch.device("meta"):
         if isinstance(start, TowersConfig):
             return start.make(processing, start.model.vocab_size, weights=False)

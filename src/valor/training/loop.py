@@ -16,6 +16,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
+from valor.data.storage import write_whole
 from valor.errors import TrainingError
 from valor.objectives.base import LossTerm
 from valor.processes import gather, num_ranks, rank, summed
@@ -164,9 +165,17 @@ def _ended_by(number: int) -> BaseException:
 
 
 def _diverged(out: Path, skipped: Sequence[dict[str, object]]) -> TrainingError:
-    path = out / "skipped.json"
-    path.write_text(json.dumps(skipped, indent=2) + "\n", encoding="utf-8")
+    """Name the samples in a file, which rank 0 writes, and say what happened."""
+    path, what = out / "skipped.json", f"{len(skipped)} steps in a row had no finite loss"
+    try:
+        if rank() == 0:
+            write_whole(path, json.dumps(skipped, indent=2) + "\n")
+    except OSError as error:
+        return TrainingError(
+            f"{what} and gradient, and {path}, which names their samples, could not be written "
+            f"({error}); make room, and the same command goes on from the last state"
+        )
     return TrainingError(
-        f"{len(skipped)} steps in a row had no finite loss and gradient; look at the "
-        f"samples that {path} names, or lower optim.learning_rate in a new run"
+        f"{what} and gradient; look at the samples that {path} names, or lower "
+        "optim.learning_rate in a new run"
     )

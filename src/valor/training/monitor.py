@@ -35,6 +35,9 @@ class Monitor:
         first_step: The step that the run goes on with.
         last_row: Of the step before it, where the file may lack it.
         writes: Whether this process is the one that tells.
+
+    Raises:
+        TrainingError: If the files cannot be written.
     """
 
     def __init__(
@@ -55,9 +58,13 @@ class Monitor:
         self.failure: str | None = None
         """Why it could not be written."""
         if writes:
-            write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-            self._lines = self._path.open("a", encoding="utf-8")
-            self._board = _board(out / "tensorboard", first_step)
+            try:
+                write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+                self._lines = self._path.open("a", encoding="utf-8")
+                self._board = _board(out / "tensorboard", first_step)
+            except OSError as error:
+                self.close()
+                raise TrainingError(self._says(error)) from None
         self._elapsed_s = kept[-1]["elapsed_s"] if kept else 0.0
         self._probed: float | None = None
         self._last = time.perf_counter()
@@ -171,7 +178,15 @@ def write_run_page(folder: Path, path: Path | None = None) -> Path:
 
     Raises:
         UsageError: If it is no run folder.
+        TrainingError: If the page cannot be written.
     """
     path = path or folder / ("run.html" if (folder / "report.json").is_file() else "report.html")
-    write_run(path, read_run(folder), folder.resolve().name)
+    run = read_run(folder)
+    try:
+        write_run(path, run, folder.resolve().name)
+    except OSError as error:
+        raise TrainingError(
+            f"{path} could not be written ({error}), all else of the run is whole; make room, and "
+            "run the same command again"
+        ) from None
     return path

@@ -123,7 +123,7 @@ class HeldOut:
         model: Of the run's kind, to be filled with weights; nobody else uses it.
         processor: Its preprocessing.
         source: The held-out records; those that cannot be read are left out.
-        objectives: Say what the run learns.
+        objectives: Say what the run learns, from each part of its data.
         config: What is measured.
         progress: Told how many records of how many are read.
 
@@ -137,7 +137,7 @@ class HeldOut:
         model: nn.Module,
         processor: Processor,
         source: Source,
-        objectives: ObjectivesConfig,
+        objectives: Sequence[ObjectivesConfig],
         config: ProbeConfig,
         *,
         progress: Callable[[int, int], None] = lambda done, total: None,
@@ -227,12 +227,12 @@ class HeldOut:
 
 
 def measured_task(
-    objectives: ObjectivesConfig, wanted: Task | None
+    objectives: Sequence[ObjectivesConfig], wanted: Task | None
 ) -> tuple[Task, Sequence[Modality]]:
     """Find what is measured.
 
     Args:
-        objectives: Of the run.
+        objectives: Of the run, from each part of its data.
         wanted: None for the first task that the run learns.
 
     Returns:
@@ -241,17 +241,19 @@ def measured_task(
     Raises:
         ConfigError: If the run does not learn it.
     """
-    groups: dict[Task, Sequence[Modality]] = {}
-    if objectives.alignment and objectives.alignment.groups:
-        groups["retrieval"] = objectives.alignment.groups
-    if writing := objectives.captioning or objectives.self_critical:
-        groups["captioning"] = as_groups(writing.groups)
-    if objectives.answering:
-        groups["answering"] = (objectives.answering.using,)
-    task = wanted or next(iter(groups), None)
-    if task not in groups:
+    groups: dict[Task, dict[Modality, None]] = {"retrieval": {}, "captioning": {}, "answering": {}}
+    for own in objectives:
+        if own.alignment:
+            groups["retrieval"] |= dict.fromkeys(own.alignment.groups)
+        if writing := own.captioning or own.self_critical:
+            groups["captioning"] |= dict.fromkeys(as_groups(writing.groups))
+        if own.answering:
+            groups["answering"] |= {own.answering.using: None}
+    learned: list[Task] = [name for name in groups if groups[name]]
+    task = wanted or next(iter(learned), None)
+    if task not in learned:
         raise ConfigError(
-            f"probe.task: the run learns {', '.join(groups) or 'nothing that can be measured'}"
+            f"probe.task: the run learns {', '.join(learned) or 'nothing that can be measured'}"
             f"{f', not {task}' if task else '; set probe.every to 0'}"
         )
-    return task, groups[task]
+    return task, list(groups[task])

@@ -27,6 +27,7 @@ from valor.data.mixture import Mixture, rows_of_parts
 from valor.data.reading import FileSource, PartSource, Source
 from valor.data.samples import SampleStore, load_store
 from valor.errors import ConfigError, ManifestError, TrainingError
+from valor.models.decoder import Decoder
 from valor.models.valor import ValorConfig
 from valor.objectives.self_critical import CiderReward
 from valor.processes import device, first_rank_first, joined, num_ranks, rank, summed, wait_for_all
@@ -169,10 +170,11 @@ def run(
         ValorError: If more records are bad than `reading.max_bad_fraction`.
         TrainingError: If the run cannot go on; see `fit`.
     """
-    if config.num_epochs is not None:
-        config = evolve(config, {"num_steps": config.steps_on(len(records)), "num_epochs": None})
     with joined(), tidied(out):
         _check(config, records, source, held_out)
+        if config.num_epochs is not None:
+            steps = config.steps_on(len(records))
+            config = evolve(config, {"num_steps": steps, "num_epochs": None})
         return _run(config, records, out, source, held_out, report)
 
 
@@ -191,6 +193,7 @@ def _run(
         torch.manual_seed(config.seed)
         model, processor = begin(config.model, config.processor, records)
         _add_bias(model, config)
+        _check_lengths(model, config)
         measured = deepcopy(model) if config.probe.every else None
         adapt(model, config.adapt)
         source = source or _source(config, records, processor, out, report)
@@ -198,8 +201,7 @@ def _run(
         model.to(device(), training_dtype(config.precision))
         frozen = {n: exact.pop(n) for n, p in model.named_parameters() if not p.requires_grad}
         if config.cache_frozen:
-            told, cache, pool = partial(report, "encode"), out / "cache", config.cache_pool
-            source = load_tokens(model, source, records, processor, cache, pool=pool, progress=told)
+            source = _kept(config, model, source, records, processor, out, report)
     parts = _parts(config, records, source)
     special = processor.tokenizer.special
     reward = _reward(config, records, processor)
@@ -258,7 +260,7 @@ def _check(
             raise ConfigError(
                 "probe.every: no held-out records are there; give some, or set it to 0"
             )
-        measured_task(config.objectives, config.probe.task)
+        measured_task(config.objectives_by_part, config.probe.task)
     if config.batch_size % num_ranks():
         raise ConfigError(
             f"batch_size={config.batch_size}, {num_ranks()} ranks: give every rank as many rows"
@@ -276,7 +278,16 @@ def _add_bias(model: Any, config: TrainConfig) -> None:
     """Give a model the bias that pairs are told apart by, if the run learns one."""
     contrasts = [own.alignment for own in config.objectives_by_part if own.alignment]
     if found := [own for own in contrasts if own.loss == "sigmoid"]:
-        model.add_bias(found[0].sigmoid_bias)
+        is_fresh = not isinstance(config.model, FolderConfig)
+        model.add_bias(found[0].sigmoid_bias, is_fresh=is_fresh)
+
+
+def _check_lengths(model: Any, config: TrainConfig) -> None:
+    """Refuse to reward captions that the model could not write."""
+    decoder = getattr(model, "decoder", None)
+    for own in config.objectives_by_part:
+        if own.self_critical and isinstance(decoder, Decoder):
+            own.self_critical.check(decoder)
 
 
 def _reward(
@@ -300,11 +311,32 @@ def _source(
             f"none of {len(records)} records can be read ({', '.join({*store.bad.values()})}); "
             "`valor data validate MANIFEST --decode` says what is wrong with each"
         )
-    if store.bad:
-        last, reason = list(store.bad.items())[-1]
-        bad = Counter(store.bad.values())
-        refuse_many_bad(bad, len(records), ReadingConfig(), last=f"{last}: {reason}")
+    _refuse_bad(store.bad, len(records), None)
     return store
+
+
+def _kept(
+    config: TrainConfig,
+    model: nn.Module,
+    source: Source,
+    records: Sequence[Record],
+    processor: Processor,
+    out: Path,
+    report: Report,
+) -> TokenStore:
+    """The source with the tokens of frozen towers, kept in the run folder."""
+    told, cache, pool = partial(report, "encode"), out / "cache", config.cache_pool
+    store = load_tokens(model, source, records, processor, cache, pool=pool, progress=told)
+    _refuse_bad(store.bad, len(records), config.reading)
+    return store
+
+
+def _refuse_bad(bad: Mapping[str, str], num_records: int, reading: ReadingConfig | None) -> None:
+    """Refuse more records that cannot be read than the run allows; reasons are by id."""
+    if bad:
+        last, reason = list(bad.items())[-1]
+        limits, told = reading or ReadingConfig(), f"{last}: {reason}"
+        refuse_many_bad(Counter(bad.values()), num_records, limits, last=told)
 
 
 def _look(
@@ -318,7 +350,7 @@ def _look(
     if model is None or source is None:
         return lambda weights: {}
     told = partial(report, "held out")
-    own = config.objectives, config.probe
+    own = config.objectives_by_part, config.probe
     return HeldOut(model.to(device()), processor, source, *own, progress=told)
 
 

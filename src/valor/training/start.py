@@ -12,6 +12,7 @@ from valor.checkpoints.official import read_weights
 from valor.checkpoints.official_keys import video_swin
 from valor.config import ByKind, Foreign, configclass, evolve
 from valor.data.manifest import Record
+from valor.encoders.text import BertConfig
 from valor.encoders.video_swin import VideoSwinTransformer
 from valor.errors import ConfigError, ModelError
 from valor.models.valor import Valor, ValorConfig
@@ -28,6 +29,8 @@ class FolderConfig:
     kind: Literal["folder"] = "folder"
     path: str
     """As a run leaves it in `model/` or `best/`."""
+    trust_code: bool = False
+    """Whether the folder may name code outside this package, to be imported."""
 
 
 @configclass
@@ -142,15 +145,23 @@ def begin(
         The system and its processor.
 
     Raises:
-        ConfigError: If a folder's model does not take what the processor gives.
+        ConfigError: If a folder's model does not take what the processor gives or names code that
+            is not trusted, or nothing gives the words of a text encoder that is no BERT.
     """
     if isinstance(start, FolderConfig):
-        model, own, _ = load_model(Path(start.path), trust_code=True)
+        model, own, _ = load_model(Path(start.path), trust_code=start.trust_code)
         try:
             model.config.check(processing)
         except ValueError as error:
             raise ConfigError(f"{start.path}: {error}") from None
         return model, Processor(processing, own.tokenizer, own.text_tokenizer)
+    has_words = isinstance(start, TowersConfig) and start.text is not None
+    fresh = start.model if isinstance(start, TowersConfig) else start
+    if isinstance(fresh, ValorConfig) and not isinstance(fresh.text, BertConfig) and not has_words:
+        raise ConfigError(
+            f"text.kind={fresh.text.kind!r} reads words of its own, which only bert learns from "
+            "the data; start from towers with a `text`, or from a model folder"
+        )
     texts = {text for record in records for text in record.texts}
     if isinstance(start, TowersConfig):
         words = Tokenizer.train(texts, vocab_size=start.model.vocab_size)

@@ -168,7 +168,7 @@ class Losses(nn.Module):
         Returns:
             Values and terms by name.
         """
-        config = objectives or self.config
+        config, self.figures = objectives or self.config, {}
         batch = levelled(config.needed(batch))
         tensors = tensors_of(batch)
         num_rows = len(next(iter(tensors.values()), ()))

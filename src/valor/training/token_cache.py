@@ -20,8 +20,9 @@ from torch import Tensor
 
 from valor.config import fingerprint
 from valor.data.collate import collate_media, placed, restricted
+from valor.data.loader import read_row
 from valor.data.manifest import Record
-from valor.data.reading import Source
+from valor.data.reading import Draw, Source
 from valor.data.samples import SampleStore, change_stamp
 from valor.data.storage import write_whole
 from valor.errors import ConfigError, ManifestError, MediaError
@@ -81,12 +82,12 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.records)
 
-    def load(self, index: int, processor: Processor, draw: object) -> tuple[Record, Sample]:
-        """A record and its sample, the same at every step, with stand-ins for what is kept."""
+    def load(self, index: int, processor: Processor, draw: Draw | None) -> tuple[Record, Sample]:
+        """A record and its sample as the source reads it, with stand-ins for what is kept."""
         record = self.records[index]
         row, sample = self.rows[record.id], Sample(id=record.id, pixels=None, spectrograms=None)
         if self.towers.keys() != set(AUDIOVISUAL):
-            _, sample = self.source.load(row, processor, None)
+            _, sample = self.source.load(row, processor, draw)
         media = {Modality.VISION: sample.pixels, Modality.AUDIO: sample.spectrograms}
         for modality, tower in self.towers.items():
             media[modality] = _STAND_INS[modality] if tower.found[row] else None
@@ -133,13 +134,13 @@ def load_tokens(
         What can be read, with the tokens of the frozen towers.
 
     Raises:
-        ConfigError: If no tower is frozen, or frames are shifted at every step.
+        ConfigError: If no tower is frozen, or one is whose frames are shifted at every step.
         ManifestError: If nothing can be read.
     """
     frozen = [modality for modality in AUDIOVISUAL if is_frozen(model, modality)]
     if not frozen:
         raise ConfigError("cache_frozen: neither the vision nor the audio tower is frozen")
-    if processor.config.frames.max_shift_px:
+    if Modality.VISION in frozen and processor.config.frames.max_shift_px:
         raise ConfigError("cache_frozen: frames.max_shift_px must be 0, for one view of a sample")
     bad: dict[str, str] = {}
     if isinstance(source, SampleStore):
@@ -304,14 +305,13 @@ def _fill(
     for first in range(0, len(rows), _AT_ONCE):
         samples: dict[int, Sample] = {}
         for place, row in enumerate(rows[first : first + _AT_ONCE], start=first):
-            try:
-                _, sample = source.load(row, tower.processor, None)
-            except MediaError as error:
-                found.append(error.reason)
+            loaded = read_row(source, row, tower.processor, None, name=f"row {row}")
+            if isinstance(loaded, MediaError):
+                found.append(loaded.reason)
                 continue
-            found.append(tower.modality in sample.available)
+            found.append(tower.modality in loaded[1].available)
             if found[-1]:
-                samples[place] = sample
+                samples[place] = loaded[1]
         if samples:
             for name, x in tower.encode(list(samples.values())).items():
                 array[name][list(samples), : x.shape[1]] = x
