@@ -34,15 +34,21 @@ def pattern(row: str) -> re.Pattern[str]:
 
 
 @pytest.fixture(scope="module")
-def fresh(world: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def fresh(world: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> set:
+    """The keys of two evaluations: of everything, and of a protocol with other ways to rank."""
     out = tmp_path_factory.mktemp("evaluated")
-    assert main(["evaluate", str(model_folder), "--data", str(world), "--out", str(out)]) == 0
-    return json.loads((out / "report.json").read_text())
+    words = ["evaluate", str(model_folder), "--data", str(world), "--out", str(out)]
+    ranking = ["--protocol", "retrieval", "--candidates", "4", "--dual-softmax", "20"]
+    keys: set[str] = set()
+    for more in ([], ranking):
+        assert main([*words, *more]) == 0
+        keys |= {*leaves(json.loads((out / "report.json").read_text()))}
+    return keys
 
 
 def test_every_key_of_a_report_is_on_the_page(fresh):
     kept = json.loads((ROOT / "benchmarks/results/demo.json").read_text())
-    keys = {*leaves(fresh), *leaves(kept)}
+    keys = fresh | {*leaves(kept)}
     assert {key for key in keys if not any(pattern(row).fullmatch(key) for row in ROWS)} == set()
 
 
@@ -54,7 +60,7 @@ def test_a_report_has_what_the_page_names(fresh):
         "by_type.",
         "protocol.seconds.",
         "hallucination",
+        "reranked.",
     )
-    keys = leaves(fresh)
     rows = [row for row in ROWS if not any(part in row for part in only_elsewhere)]
-    assert {row for row in rows if not any(pattern(row).fullmatch(key) for key in keys)} == set()
+    assert {row for row in rows if not any(pattern(row).fullmatch(key) for key in fresh)} == set()

@@ -78,7 +78,7 @@ def test_damaged_or_newer_library_names_the_way_out(library, text, word_model):
 def test_model_is_loaded_by_name_when_first_needed(tmp_path, folder, word_model, monkeypatch):
     loaded = []
 
-    def load(name: str) -> object:
+    def load(name: str, *, trust_code: bool) -> object:
         loaded.append(name)
         return word_model("words-2" if name.endswith("other") else "words-1")
 

@@ -69,6 +69,15 @@ def test_a_run_on_frozen_towers_leaves_them_as_they_are(towers, world, tmp_path)
     assert found.parameters - found.trained == frozen
 
 
+def test_frames_may_be_of_another_size_than_the_tower_was_trained_with(towers, world):
+    config = evolve(recipe(towers), {"model.frames_px": 48})
+    model, processor = begin(config.model, config.processor, read_manifest(world, split="train"))
+    assert processor.config.frames.image_px == model.config.vision.image_px == 48
+    pixels = torch.randn(1, 2, 3, 48, 48)
+    output = model.vision(pixels, torch.ones(1, 2, dtype=torch.bool))
+    assert output.tokens.features.shape[1] == 2 * (48 // 16) ** 2
+
+
 def test_towers_that_came_frozen_learn_where_a_later_run_says_so(towers, world, tmp_path):
     records = read_manifest(world, split="train")
     start = run(evolve(recipe(towers), {"num_steps": 1}), records, tmp_path / "start")

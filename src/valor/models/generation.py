@@ -280,7 +280,7 @@ class _Writer:
         if config.max_tokens > decoder.most_tokens:
             raise ConfigError(
                 f"max_tokens={config.max_tokens}, but the decoder has positions for texts of at "
-                f"most {decoder.most_tokens} tokens; lower it"
+                f"most {decoder.most_tokens} tokens; use fewer"
             )
         self.decoder, self.special, self.min_tokens = decoder, special, config.min_tokens
         self.seen = memory.seen_from(group)

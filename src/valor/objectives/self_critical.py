@@ -60,7 +60,7 @@ class SelfCriticalConfig:
         if self.max_tokens > room:
             raise ConfigError(
                 f"objectives.self_critical.max_tokens={self.max_tokens}, but the decoder has "
-                f"positions for texts of at most {room} tokens; lower it"
+                f"positions for texts of at most {room} tokens; use fewer"
             )
 
 

@@ -6,7 +6,7 @@ What differs from benchmark to benchmark stands in `valor.protocols`.
 from valor.checkpoints.box import find_folder
 from valor.checkpoints.folder import load_configs
 from valor.config import evolve
-from valor.errors import UsageError
+from valor.errors import ModelError, UsageError
 from valor.objectives.alignment import AlignmentConfig
 from valor.objectives.answering import AnsweringConfig
 from valor.objectives.captioning import CaptioningConfig
@@ -55,6 +55,7 @@ def finetune(
 
     Raises:
         UsageError: If there is no such protocol, no model to start from, or nothing to reward.
+        ModelError: If there is no such model.
         ConfigError: If the folder names code that is not trusted.
     """
     if not start:
@@ -65,6 +66,12 @@ def finetune(
             f"--self-critical rewards captions, but {protocol!r} is {record.task}; leave it out"
         )
     folder = find_folder(start)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"--start {start}: no model folder of ours, nor the hub id of one; name one that "
+            "`valor train` or `valor convert` wrote, or tiny-world, or train on public towers by a "
+            "recipe such as from_siglip2_clap"
+        )
     system, processing = load_configs(folder, trust_code=trust_code)
     return TrainConfig(
         model=FolderConfig(path=str(folder), trust_code=trust_code),
