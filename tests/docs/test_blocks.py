@@ -49,7 +49,7 @@ BLOCKS = [block for page in pages() for block in blocks(page)]
 RUN_ELSEWHERE = ("README.md",)
 LONG = ("benchmarks/README.md",)
 MOST_NOT_RUN = 10
-COMMAND = re.compile(r"(?:\$ )?(?:(?:valor|torchrun|python|pip|make|ray) |[A-Z_]+=)")
+COMMAND = re.compile(r"(?:\$ )?(?:(?:valor|torchrun|python|pip|make|ray|curl) |[A-Z_]+=)")
 PAGES = [
     pytest.param(page, marks=[pytest.mark.slow] if page in LONG else [])
     for page in sorted({block.page for block in BLOCKS if not block.reason} - {*RUN_ELSEWHERE})
