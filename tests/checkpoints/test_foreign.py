@@ -306,7 +306,7 @@ def test_what_cannot_be_used_is_one_clear_error(public, tmp_path):
     for source, problem in (
         (f"{public / 'clap'}+{public / 'clip'}", r"expected VISION\+AUDIO"),
         (f"{public / 'clip'}+{tmp_path / 'nowhere'}", "nowhere"),
-        ("nobody/no-such-model", "no such model folder, nor a public model"),
+        ("nobody/no-such-model", "no such model folder, and the hub cannot be reached"),
     ):
         with pytest.raises(ModelError, match=problem) as caught:
             load(source)

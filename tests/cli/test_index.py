@@ -27,6 +27,12 @@ def test_a_folder_that_is_empty_today_is_nothing_wrong_of_a_library(library, tmp
     assert not (tmp_path / "new").exists()
 
 
+def test_a_file_is_searched_by_only_where_that_is_said(library, world, capsys):
+    assert main(["search", library, one_video(world)]) == 2
+    assert "add --by audio" in capsys.readouterr().err
+    assert main(["search", library, one_video(world), "--by", "video"]) == 0
+
+
 def test_a_forecast_takes_the_model_of_a_library(library, world, tmp_path, capsys):
     words = ["--plan", one_video(world), "--seconds", "0.01", "--json"]
     assert main(["index", library, *words]) == 0

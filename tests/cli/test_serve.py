@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from valor.cli.main import main
+from valor.errors import ValorError
 from valor.server import serving
 
 
@@ -39,6 +40,12 @@ def test_the_token_of_the_environment_is_neither_shown_nor_given_away(opened, ca
     monkeypatch.setenv("VALOR_TOKEN", "secret")
     assert opened() == []
     assert "secret" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("port", [-1, 99_999])
+def test_a_port_that_is_none_is_one_line(port):
+    with pytest.raises(ValorError, match=f"port {port} is none; give one"):
+        serving._listen("127.0.0.1", port)
 
 
 def test_a_page_of_this_machine_alone_needs_no_token(opened):

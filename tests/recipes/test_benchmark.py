@@ -157,6 +157,19 @@ def test_the_command_line_shows_ours_beside_published(model_folder, world, tmp_p
     capsys.readouterr()
 
 
+def test_nothing_to_measure_is_no_success(model_folder, world, tmp_path, capsys):
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    row = {"id": "a", "media": str(min((world / "media").glob("*.mp4"))), "split": "test"}
+    data.write_text(json.dumps(row) + "\n")
+    words = ["evaluate", str(model_folder), "--data", str(data)]
+    for protocol, wanted in (("answering", "questions"), ("retrieval", "captions")):
+        assert main([*words, "--out", str(out), "--protocol", protocol]) == 1
+        assert f"no record of split 'test' has {wanted}" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*words, "--out", str(data)]) == 2
+    assert "name a folder" in capsys.readouterr().err
+
+
 def test_reproduce_on_the_command_line_imports_and_tells(model_folder, world, tmp_path, capsys):
     record = read_manifest(world, split="test")[0]
     media = tmp_path / "media"

@@ -44,6 +44,15 @@ def test_one_command_learns_one_task(protocol, model_folder, world, tmp_path, ca
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_steps_that_are_asked_for_count_instead_of_the_protocols_epochs(
+    model_folder, world, tmp_path
+):
+    words = ["train", "finetune", "--protocol", "retrieval", "--start", str(model_folder)]
+    words += ["--data", str(world), "--out", str(tmp_path), "--num-steps", "3", *QUICK]
+    assert main(words) == 0
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
+
+
 def backward_until(stop):
     """Steps until it is interrupted."""
     steps = iter(range(stop))

@@ -126,6 +126,18 @@ def test_a_finished_run_is_left_as_it_is(world, tmp_path):
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 4
 
 
+@pytest.mark.parametrize("name", ["position.json", "__0_0.distcp", ".metadata"])
+def test_a_damaged_state_is_one_line_that_says_how_to_begin_anew(world, tmp_path, name):
+    records = read_manifest(world, split="train")
+    run(small_run(), records, tmp_path)
+    (tmp_path / "state" / name).write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"state is damaged .*remove it and metrics\.jsonl"):
+        run(small_run(), records, tmp_path)
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "metrics.jsonl").unlink()
+    run(small_run(), records, tmp_path)
+
+
 def test_another_configuration_is_refused(world, tmp_path):
     records = read_manifest(world, split="train")
     run(small_run(), records, tmp_path)
@@ -137,7 +149,14 @@ def test_bad_files_are_counted_and_left_out(world, tmp_path):
     records = read_manifest(world, split="train")
     (tmp_path / "text.mp4").write_text("no video")
     bad = Record(id="bad", media=str(tmp_path / "text.mp4"), captions=records[0].captions)
-    folder = run(small_run(), [*records, bad], tmp_path / "run")
+    told = []
+    folder = run(
+        small_run(),
+        [*records, bad],
+        tmp_path / "run",
+        report=lambda *stage, note="": told.append((*stage, note)),
+    )
+    assert ("left out", 1, 13, "unreadable 1") in told
     assert "1 unreadable" in (folder / "README.md").read_text()
     with pytest.raises(ManifestError, match="none of 1 records"):
         run(small_run(), [bad], tmp_path / "other")

@@ -206,6 +206,11 @@ def load_public(source: str) -> PublicModel:
                 "see docs/public-models.md for what can be named"
             ) from None
         why = "" if isinstance(error, HFValidationError) else f" ({reason.partition('. ')[0]})"
+        if "connect to 'https://" in reason:  # Also where HF_HUB_OFFLINE forbids it.
+            raise ModelError(
+                f"{source}: no such model folder, and the hub cannot be reached{why}; check "
+                "the name, or connect once"
+            ) from None
         raise ModelError(f"{source}: no such model folder, nor a public model{why}") from None
 
 

@@ -66,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
     from valor.recipes import find_function
     from valor.recipes.demo import evaluate_into
 
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise UsageError(f"--out {arguments.out}: there is a file of that name; name a folder")
     if arguments.protocol is not None:
         return _by_protocol(arguments, arguments.protocol)
     options = _options(arguments, PLAIN)

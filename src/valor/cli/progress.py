@@ -76,13 +76,13 @@ class StageProgress:
 
     def __call__(self, stage: str, done: int, total: int, *, note: str = "") -> None:
         """Show that `done` of `total` are done in a stage, with a rate in words if there is one."""
-        task = self._tasks.get(stage)
+        task, is_first = self._tasks.get(stage), stage not in self._tasks
         if task is None:
             task = self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
             self._starts[stage] = (time.perf_counter(), done)
         self._progress.update(task, completed=done, total=total, note=note)
         tenth = 10 * done // total
-        if not self._live and tenth > self._tenths.get(stage, 0):
+        if not self._live and (tenth > self._tenths.get(stage, 0) or (is_first and note)):
             self._tenths[stage] = tenth
             told = [f"{stage}: {done} of {total}", *filter(None, [note])]
             start_s, before = self._starts[stage]

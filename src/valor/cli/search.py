@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from valor.cli.arguments import Json, TrustCode, parse
+from valor.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, verb="search")
     from valor.search.library import Library
 
+    if arguments.by == "text" and Path(arguments.query).is_file():
+        raise UsageError(f"{arguments.query} is a file; add --by audio, --by image or --by video")
     library = Library(
         arguments.library, model=arguments.model, create=False, trust_code=arguments.trust_code
     )

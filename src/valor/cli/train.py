@@ -73,7 +73,10 @@ def main(argv: Sequence[str]) -> int:
     given: dict[str, str | bool] = {k: v for k, v in options.items() if v is not None}
     flags = {"self_critical": arguments.self_critical, "trust_code": arguments.trust_code}
     given |= {name: True for name, is_set in flags.items() if is_set}
-    config = evolve(find_recipe(arguments.recipe, **given), changes)
+    config = find_recipe(arguments.recipe, **given)
+    if "num_steps" in changes and getattr(config, "num_epochs", None):
+        changes.setdefault("num_epochs", None)
+    config = evolve(config, changes)
     if arguments.out is None and not arguments.estimate:
         raise UsageError("--out is missing; give a run folder")
     if not arguments.data and (not arguments.estimate or getattr(config, "num_epochs", None)):

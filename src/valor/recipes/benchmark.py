@@ -167,15 +167,16 @@ def evaluate_protocol(
         Empty in all processes of `torchrun` but the first.
 
     Raises:
-        ConfigError: If no record is of the split.
+        ConfigError: If no record of the split has what is measured.
         ManifestError: If the manifest is wrong.
     """
     split, options = split or protocol.split, options or options_of(protocol)
     records = [_asked(record, protocol) for record in read_manifest(data, split=split)]
-    if not records:
+    if not any(record.texts for record in records):
+        wanted = "questions" if protocol.task == "answering" else "captions"
         raise ConfigError(
-            f"{data}: no record of split {split!r}, which {protocol.name} measures; name another "
-            "with --split, or put some into it"
+            f"{data}: no record of split {split!r} has {wanted}, which {protocol.name} measures; "
+            "name another with --split, or put some into it"
         )
     used = following(model, protocol)
     with joined() as is_first:

@@ -13,6 +13,7 @@ from valor.server.guard import GuardedProtocol
 
 _SHUTDOWN_S = 15
 _MAX_CONNECTIONS = 512
+_LAST_PORT = 65535
 
 
 class _Server(uvicorn.Server):
@@ -73,6 +74,8 @@ def page_address(host: str, port: int, token: str | None) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= _LAST_PORT:
+        raise ValorError(f"port {port} is none; give one up to {_LAST_PORT}, 0 for any free one")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

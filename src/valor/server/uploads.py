@@ -72,7 +72,8 @@ class Uploads:
         """
         said = content_type.partition("/")[0].strip().lower()
         if said not in KINDS:
-            raise Problem(415, f"the type {content_type!r} is no sound, picture or video")
+            wrong = f"the type {content_type!r} is no sound, picture or video"
+            raise Problem(415, f"{wrong}; send the bytes with one, as Content-Type: audio/wav")
         if self._num_coming >= _AT_ONCE:
             raise BusyError(5.0)
         name = secrets.token_urlsafe(16)

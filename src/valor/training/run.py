@@ -311,7 +311,7 @@ def _source(
             f"none of {len(records)} records can be read ({', '.join({*store.bad.values()})}); "
             "`valor data validate MANIFEST --decode` says what is wrong with each"
         )
-    _refuse_bad(store.bad, len(records), None)
+    _check_bad(store.bad, len(records), None, report)
     return store
 
 
@@ -327,16 +327,20 @@ def _kept(
     """The source with the tokens of frozen towers, kept in the run folder."""
     told, cache, pool = partial(report, "encode"), out / "cache", config.cache_pool
     store = load_tokens(model, source, records, processor, cache, pool=pool, progress=told)
-    _refuse_bad(store.bad, len(records), config.reading)
+    _check_bad(store.bad, len(records), config.reading, report)
     return store
 
 
-def _refuse_bad(bad: Mapping[str, str], num_records: int, reading: ReadingConfig | None) -> None:
-    """Refuse more records that cannot be read than the run allows; reasons are by id."""
+def _check_bad(
+    bad: Mapping[str, str], num_records: int, reading: ReadingConfig | None, report: Report
+) -> None:
+    """Tell how many records cannot be read, or refuse so many; reasons are by id."""
     if bad:
         last, reason = list(bad.items())[-1]
-        limits, told = reading or ReadingConfig(), f"{last}: {reason}"
-        refuse_many_bad(Counter(bad.values()), num_records, limits, last=told)
+        limits, reasons = reading or ReadingConfig(), Counter(bad.values())
+        refuse_many_bad(reasons, num_records, limits, last=f"{last}: {reason}")
+        told = ", ".join(f"{reason} {num}" for reason, num in reasons.most_common())
+        report("left out", len(bad), num_records, note=told)
 
 
 def _look(

@@ -53,8 +53,7 @@ def claim(
         found = replace(found, **{name: getattr(config, name) for name in may_change})
         if found != config:
             raise ConfigError(
-                f"{out} holds another run ({differences(found, config)}); "
-                "choose another --out, or delete the folder"
+                f"{out} holds another run ({differences(found, config)}); choose another --out"
             )
         if stamp.read_text("utf-8") != digest:
             raise ConfigError(f"{out} holds a run on other data; choose another --out")
@@ -133,17 +132,29 @@ class States:
             self._pool.shutdown()
 
     def load(self) -> int:
-        """Restore a run; returns the step to go on with, 0 if there is no state."""
+        """Restore a run; returns the step to go on with, 0 if there is no state.
+
+        Raises:
+            TrainingError: If the state is damaged.
+        """
         for candidate in (self._folder, self._folder.with_name("state.old")):
-            if (candidate / "position.json").is_file():
+            path = candidate / "position.json"
+            if path.is_file():
                 tensors = _tensors(self._optimizer)
-                with _quietly():
-                    state_dict_loader.load(
-                        tensors, checkpoint_id=candidate, no_dist=self._group is None
-                    )
+                try:
+                    position = json.loads(path.read_text(encoding="utf-8"))
+                    with _quietly():
+                        state_dict_loader.load(
+                            tensors, checkpoint_id=candidate, no_dist=self._group is None
+                        )
+                except (OSError, EOFError, ValueError, RuntimeError, CheckpointException) as error:
+                    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+                    raise TrainingError(
+                        f"{candidate} is damaged ({reason}); remove it and metrics.jsonl, and the "
+                        "same command begins anew"
+                    ) from None
                 _restore(self._optimizer, tensors)
-                path = candidate / "position.json"
-                self.position = json.loads(path.read_text(encoding="utf-8"))
+                self.position = position
                 break
         return int(self.position["next_step"])
 
