@@ -132,7 +132,10 @@ class States:
             self._pool.shutdown()
 
     def load(self) -> int:
-        """Restore a run; returns the step to go on with, 0 if there is no state.
+        """Restore a run.
+
+        Returns:
+            The step to go on with, 0 if there is no state.
 
         Raises:
             TrainingError: If the state is damaged.
