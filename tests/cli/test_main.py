@@ -48,6 +48,7 @@ def test_every_verb_explains_itself(verb, capsys):
             "--objectives.alignment.groups",
             '["smell"]',
         ],
+        ["train", "tiny", "--data", "x", "--out", "y", "--mixture", '[{"name": "x",}]'],
         ["train", "tiny", "--data", "x"],
         ["train", "tiny", "--out", "y"],
         ["caption", "model", "file.mp4", "--using", "smell"],

@@ -145,6 +145,14 @@ def test_another_configuration_is_refused(world, tmp_path):
         run(evolve(small_run(), {"seed": 1}), records, tmp_path)
 
 
+def test_a_folder_of_recordings_is_no_place_for_a_run(world, tmp_path):
+    records = read_manifest(world, split="train")
+    (tmp_path / "own.mp4").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds 'own\.mp4'; choose another --out"):
+        run(small_run(), records, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["own.mp4"]
+
+
 def test_bad_files_are_counted_and_left_out(world, tmp_path):
     records = read_manifest(world, split="train")
     (tmp_path / "text.mp4").write_text("no video")

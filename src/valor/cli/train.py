@@ -181,7 +181,7 @@ def split_changes(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         The verb's own words, and values by path; a value is JSON, or else a text.
 
     Raises:
-        UsageError: If a change has no value.
+        UsageError: If a change has no value, or a list or an object that is no JSON.
     """
     own: list[str] = []
     changes: dict[str, Any] = {}
@@ -196,6 +196,8 @@ def split_changes(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             raise UsageError(f"{word}: expected a value; write {word} VALUE")
         try:
             changes[name.replace("-", "_")] = json.loads(value)
-        except json.JSONDecodeError:
+        except json.JSONDecodeError as error:
+            if value.startswith(("[", "{")):
+                raise UsageError(f"{word}: not JSON ({error}); correct it") from None
             changes[name.replace("-", "_")] = value
     return own, changes

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from valor.config import differences, from_dict, parse_json, to_json
+from valor.data.sources.media import is_media
 from valor.data.storage import write_whole
 from valor.errors import ConfigError, TrainingError, ValorError
 from valor.processes import num_ranks, rank
@@ -42,7 +43,7 @@ def claim(
         may_change: Fields that decide how a run computes, not what; the folder keeps the first.
 
     Raises:
-        ConfigError: If the folder holds another run.
+        ConfigError: If the folder holds another run, or recordings.
     """
     out.mkdir(parents=True, exist_ok=True)
     path, stamp = out / "config.json", out / "data.sha256"
@@ -57,6 +58,8 @@ def claim(
             )
         if stamp.read_text("utf-8") != digest:
             raise ConfigError(f"{out} holds a run on other data; choose another --out")
+    elif foreign := [file.name for file in out.iterdir() if is_media(file.name)]:
+        raise ConfigError(f"{out} is no run and holds {min(foreign)!r}; choose another --out")
     else:
         write_whole(stamp, digest)
         write_whole(path, to_json(config))
