@@ -31,6 +31,7 @@ def test_a_file_is_searched_by_only_where_that_is_said(library, world, capsys):
     assert main(["search", library, one_video(world)]) == 2
     assert "add --by audio" in capsys.readouterr().err
     assert main(["search", library, one_video(world), "--by", "video"]) == 0
+    assert main(["search", library, "a bell sounds " * 40]) == 0  # Longer than names of files are.
 
 
 def test_a_forecast_takes_the_model_of_a_library(library, world, tmp_path, capsys):

@@ -45,7 +45,7 @@ def names_used(program: str) -> set[str]:
 
 
 USED = {where: names_used(program) for where, program in programs()}
-"""Read before any test runs: CPython 3.11 cannot parse in two threads at once."""
+"""Read before any test runs: amid others, CPython 3.11 sometimes fails to parse (SystemError)."""
 
 
 @pytest.mark.parametrize("where", USED)

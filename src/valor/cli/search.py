@@ -41,9 +41,10 @@ class Arguments:
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     arguments = parse(Arguments, argv, verb="search")
+    from valor.data.sources.media import is_media
     from valor.search.library import Library
 
-    if arguments.by == "text" and Path(arguments.query).is_file():
+    if arguments.by == "text" and is_media(arguments.query) and Path(arguments.query).is_file():
         raise UsageError(f"{arguments.query} is a file; add --by audio, --by image or --by video")
     library = Library(
         arguments.library, model=arguments.model, create=False, trust_code=arguments.trust_code

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +18,6 @@ from valor.errors import UsageError
 if TYPE_CHECKING:
     from valor.data.manifest import Record
     from valor.data.reading import Source
-
-_OWN_OPTIONS = (
-    "data",
-    "out",
-    "protocol",
-    "start",
-    "self-critical",
-    "trust-code",
-    "estimate",
-    "json",
-    "help",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,10 +173,11 @@ def split_changes(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """
     own: list[str] = []
     changes: dict[str, Any] = {}
+    options = {field.name.replace("_", "-") for field in fields(Arguments)} | {"help"}
     words = iter(argv)
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name in _OWN_OPTIONS:
+        if not word.startswith("--") or name in options:
             own.append(word)
             continue
         value = value if equals else next(words, None)
